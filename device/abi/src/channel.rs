@@ -1,0 +1,82 @@
+//! Layout of a channel inside its slices (DESIGN section 11, `docs/channels.md`).
+//!
+//! A channel's range in the writer's slice starts with one *head page*, written by the writer;
+//! bytes of a `region` or slots of a `ring` follow. Each reader's acknowledgement line is one page
+//! in a slice that this reader writes. Nothing here is read from shared memory: geometry comes
+//! from the grant.
+
+use crate::limits::PAGE_BYTES;
+
+/// Fields of a writer's head page, as byte offsets. All are 64-bit.
+pub mod head {
+    /// `region`: number of the message that the bytes hold; 0 before the first.
+    /// `ring`: slots published since the epoch began.
+    pub const SEQUENCE: usize = 0;
+    /// `region`: bytes that the message has; a reader clamps it to what the grant holds.
+    pub const LENGTH: usize = 64;
+    /// Non-zero while the writer sleeps for an acknowledgement.
+    pub const WAITING: usize = 128;
+    /// Epoch for which the fields above are valid; a reader ignores the page until it is its own.
+    pub const EPOCH: usize = 192;
+}
+
+/// Fields of a reader's acknowledgement line, as byte offsets. All are 64-bit.
+pub mod ack {
+    /// `region`: last sequence that this reader is done with. `ring`: slots consumed.
+    pub const SEEN: usize = 0;
+    /// Non-zero while the reader sleeps for something new.
+    pub const WAITING: usize = 64;
+    /// Epoch for which the fields above are valid.
+    pub const EPOCH: usize = 128;
+}
+
+/// Bytes of the head page.
+pub const HEAD_BYTES: u64 = PAGE_BYTES;
+
+/// Bytes of an acknowledgement line: a page of its own, so that a grant can cover exactly it.
+pub const ACK_BYTES: u64 = PAGE_BYTES;
+
+/// Bytes in front of each slot's payload: u32 length, u32 reserved, u64 sequence.
+pub const SLOT_HEADER_BYTES: u64 = 16;
+
+/// Slots start at multiples of this, one cache line.
+pub const SLOT_ALIGN: u64 = 64;
+
+/// Bytes from one slot to the next for payloads of `slot_bytes`.
+#[must_use]
+pub const fn slot_stride(slot_bytes: u32) -> u64 {
+    (SLOT_HEADER_BYTES + slot_bytes as u64).next_multiple_of(SLOT_ALIGN)
+}
+
+/// Slots that fit a channel's range of `length` bytes: a power of two, or none if not even two fit.
+#[must_use]
+pub const fn slot_count(length: u64, slot_bytes: u32) -> Option<u64> {
+    let slots = length.saturating_sub(HEAD_BYTES) / slot_stride(slot_bytes);
+    if slots < 2 {
+        None
+    } else {
+        Some(1 << slots.ilog2())
+    }
+}
+
+/// Bytes that a `region` of a range of `length` bytes holds.
+#[must_use]
+pub const fn region_bytes(length: u64) -> u64 {
+    length.saturating_sub(HEAD_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_fit_their_range() {
+        assert_eq!(slot_stride(48), 64);
+        assert_eq!(slot_stride(49), 128);
+        assert_eq!(slot_count(HEAD_BYTES + 4 * 64, 48), Some(4));
+        assert_eq!(slot_count(HEAD_BYTES + 7 * 64, 48), Some(4));
+        assert_eq!(slot_count(HEAD_BYTES + 64, 48), None);
+        assert_eq!(slot_count(0, 48), None);
+        assert_eq!(region_bytes(100), 0);
+    }
+}

@@ -1,0 +1,213 @@
+//! The compiled policy: pure data that every other part of SIVSHM acts on (DESIGN section 13).
+//!
+//! Everything here is derived from the policy file and from nothing else, in an order that does
+//! not depend on the file's: two hosts that compile the same policy get the same plan, the same
+//! numbers and the same digests.
+
+use sivshm_abi::directory::SliceId;
+use sivshm_abi::grant::{Access, Kind, Part, Vector};
+use sivshm_abi::identity::{SpiffeId, Subject};
+use sivshm_abi::name::{ChannelName, ServiceName, TrustDomain, VmName};
+
+/// A compiled policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Plan {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The policy's serial number.
+    pub serial: u64,
+    /// All VMs, sorted by name.
+    pub vms: Vec<Vm>,
+    /// All slices; a slice's number is its index.
+    pub slices: Vec<Slice>,
+    /// All channels, sorted by name.
+    pub channels: Vec<Channel>,
+    /// Digest of the canonical bytes of all of the above.
+    pub digest: Digest,
+}
+
+/// SHA-256 of canonical bytes. Displays as hexadecimal.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Digest(pub [u8; 32]);
+
+/// Index of a VM in [`Plan::vms`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct VmIndex(pub u16);
+
+/// Index of a channel in [`Plan::channels`].
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChannelIndex(pub u16);
+
+/// One VM.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Vm {
+    /// Its name.
+    pub name: VmName,
+    /// Its services, sorted by name.
+    pub services: Vec<Service>,
+    /// Its windows, by slice number; a window's number is its index.
+    pub windows: Vec<Window>,
+    /// The VMs that it shares a channel with, sorted by name. Peer `i` rings vector `1 + i`.
+    pub peers: Vec<Peer>,
+}
+
+/// One service of a VM.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Service {
+    /// Its name within the VM.
+    pub name: ServiceName,
+    /// What the guest kernel must attest about its process.
+    pub process: Process,
+    /// The grants that its session gets: its end of every channel it takes part in.
+    pub grants: Vec<PlannedGrant>,
+}
+
+/// Facts about a process. No two services of a VM can match the same process.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Process {
+    /// Effective user identifier in the guest.
+    pub uid: u32,
+    /// SHA-256 of the executable; anything if absent.
+    pub exe_sha256: Option<Digest>,
+}
+
+/// One granted range of a service, before it has a number and a generation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PlannedGrant {
+    /// The channel.
+    pub channel: ChannelIndex,
+    /// Which part of it.
+    pub part: Part,
+    /// What the holder may do.
+    pub access: Access,
+    /// Index into the VM's windows.
+    pub window: u16,
+    /// First byte within the slice.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Index into the VM's peers of the VM at the other end; none for a writer's `Data`.
+    pub peer: Option<u16>,
+}
+
+/// A slice as one VM sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Window {
+    /// The slice.
+    pub slice: SliceId,
+    /// Read-write for the slice's writer.
+    pub access: Access,
+}
+
+/// A VM that another one shares channels with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Which VM.
+    pub vm: VmIndex,
+    /// The own vector on which it rings.
+    pub vector: Vector,
+    /// Digest of the contract between the two, the same on both sides.
+    pub contract: Digest,
+    /// Slices of this VM that the peer reads, sorted.
+    pub gives: Vec<SliceId>,
+    /// Slices of the peer that this VM reads, sorted.
+    pub takes: Vec<SliceId>,
+}
+
+/// One memory with one writer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Slice {
+    /// The only VM that may store to it.
+    pub writer: VmIndex,
+    /// The VMs that may load from it, sorted.
+    pub readers: Vec<VmIndex>,
+    /// Bytes; a power of two.
+    pub bytes: u64,
+    /// Who uses which part of it, sorted by offset, without overlap.
+    pub ranges: Vec<Range>,
+}
+
+/// A part of a channel inside a slice.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Range {
+    /// The channel.
+    pub channel: ChannelIndex,
+    /// Which part of it.
+    pub part: Part,
+    /// First byte; a multiple of the page size.
+    pub offset: u64,
+    /// Bytes; a multiple of the page size.
+    pub length: u64,
+}
+
+/// One end of a channel.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ServiceRef {
+    /// The VM.
+    pub vm: VmIndex,
+    /// The service within the VM.
+    pub service: ServiceName,
+}
+
+/// One channel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Channel {
+    /// Its name.
+    pub name: ChannelName,
+    /// The service that writes.
+    pub from: ServiceRef,
+    /// The services that read, sorted; a reader's number is its index.
+    pub to: Vec<ServiceRef>,
+    /// Kind and geometry.
+    pub kind: Kind,
+    /// Size as the policy states it, in bytes, its slice's lines included.
+    pub bytes: u64,
+}
+
+impl Plan {
+    /// Finds a VM by name.
+    #[must_use]
+    pub fn vm(&self, name: VmName) -> Option<(VmIndex, &Vm)> {
+        let at = self.vms.binary_search_by(|vm| vm.name.cmp(&name)).ok()?;
+        Some((VmIndex(u16::try_from(at).ok()?), self.vms.get(at)?))
+    }
+
+    /// The VM with an index.
+    #[must_use]
+    pub fn vm_at(&self, index: VmIndex) -> Option<&Vm> {
+        self.vms.get(usize::from(index.0))
+    }
+
+    /// The slice with a number.
+    #[must_use]
+    pub fn slice(&self, id: SliceId) -> Option<&Slice> {
+        self.slices.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// The channel with an index.
+    #[must_use]
+    pub fn channel(&self, index: ChannelIndex) -> Option<&Channel> {
+        self.channels.get(usize::from(index.0))
+    }
+
+    /// The SPIFFE ID of a VM's device process.
+    #[must_use]
+    pub fn device_id(&self, vm: &Vm) -> SpiffeId {
+        SpiffeId {
+            domain: self.trust_domain,
+            subject: Subject::Device(vm.name),
+        }
+    }
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
