@@ -1,1 +1,5 @@
-//! .
+//! The host back end of one VM (DESIGN section 5): `sivshm-device`.
+#![forbid(unsafe_code)]
+
+pub mod admin_wire;
+pub mod launch_wire;
