@@ -1,0 +1,424 @@
+//! The control rings: frames between a guest's gate and its device process (DESIGN section 7,
+//! `docs/control-frames.md`; layout in [`sivshm_abi::control`]).
+//!
+//! Each side holds its own two indexes in private memory and only tells the other by storing them.
+//! Of the other's, one load is judged per call: a peer can stop its own frames, and nothing else.
+
+use core::fmt;
+
+use sivshm_abi::control;
+use sivshm_abi::frame::{FrameHeader, LONGEST_PAYLOAD_BYTES, Payload, SessionId};
+use sivshm_abi::wire::{Malformed, Writer};
+
+use crate::shared::{OutOfBounds, Shared, Word32};
+
+/// Which end of the control rings this is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Side {
+    /// The device process.
+    Host,
+    /// The gate: in the guest kernel, or in-process where a host process stands in for a VM.
+    Guest,
+}
+
+/// The other side broke the protocol; nothing that it says later can be understood.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RingFault {
+    /// An index that differs from ours by more than the ring holds.
+    Index,
+    /// A frame that is not all there, or not one of this version.
+    Frame(Malformed),
+}
+
+impl fmt::Display for RingFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index => f.write_str("the peer's control ring index is out of range"),
+            Self::Frame(malformed) => write!(f, "the peer sent a bad control frame: {malformed}"),
+        }
+    }
+}
+
+impl core::error::Error for RingFault {}
+
+/// Why a frame was not sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SendError {
+    /// The peer has not consumed enough yet; try again after it has rung.
+    Full,
+    /// The peer broke the protocol.
+    Fault(RingFault),
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the control ring is full: the peer does not consume"),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SendError {}
+
+impl From<RingFault> for SendError {
+    fn from(fault: RingFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Bytes of one ring, as indexes count them.
+const RING_BYTES: u32 = 1 << control::RING_BYTES.ilog2();
+
+/// Bytes of one ring, as offsets count them.
+const RING_LEN: usize = RING_BYTES as usize;
+
+const _: () = assert!(RING_BYTES as u64 == control::RING_BYTES);
+
+/// Longest frame of this version, in bytes.
+const LONGEST_FRAME_BYTES: usize = FrameHeader::BYTES + LONGEST_PAYLOAD_BYTES;
+
+/// Both control rings, seen from one side.
+///
+/// # Invariants
+/// - `sent` and `received` are this side's own indexes; they are never read back from memory,
+///   except when a guest driver starts.
+#[derive(Debug)]
+pub struct ControlRings {
+    outgoing: Ring,
+    incoming: Ring,
+    sent: u32,
+    received: u32,
+}
+
+/// One direction: its bytes and the two indexes, which their owners store.
+#[derive(Clone, Copy, Debug)]
+struct Ring {
+    bytes: Shared,
+    tail: Word32,
+    head: Word32,
+}
+
+impl ControlRings {
+    /// Takes up one end of the rings in a whole control memory.
+    ///
+    /// The host starts with empty rings. A guest goes on where its indexes stand, because an
+    /// earlier driver may have used them, and drops frames that were meant for that one: its first
+    /// frame is `HELLO`, which makes the host forget earlier sessions too.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] if `memory` is smaller than [`control::CONTROL_BYTES`].
+    pub fn new(memory: Shared, side: Side) -> Result<Self, OutOfBounds> {
+        let (host, guest) = (control::HOST_INDEXES, control::GUEST_INDEXES);
+        let to_guest = Ring::new(memory, control::HOST_TO_GUEST, host, guest)?;
+        let to_host = Ring::new(memory, control::GUEST_TO_HOST, guest, host)?;
+        let (outgoing, incoming) = match side {
+            Side::Host => (to_guest, to_host),
+            Side::Guest => (to_host, to_guest),
+        };
+        let mut rings = Self {
+            outgoing,
+            incoming,
+            sent: 0,
+            received: 0,
+        };
+        match side {
+            Side::Host => rings.reset(),
+            Side::Guest => {
+                rings.sent = outgoing.tail.load();
+                rings.received = incoming.tail.load();
+                incoming.head.store(rings.received);
+            }
+        }
+        Ok(rings)
+    }
+
+    /// Empties both rings. For the host, before a new client of its port learns of the memory.
+    pub fn reset(&mut self) {
+        for ring in [self.outgoing, self.incoming] {
+            ring.tail.store(0);
+            ring.head.store(0);
+        }
+        self.sent = 0;
+        self.received = 0;
+    }
+
+    /// Sends a frame. The peer does not know before it is rung.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing is sent then.
+    pub fn send(&mut self, session: SessionId, payload: &Payload) -> Result<(), SendError> {
+        let mut space = [0; LONGEST_FRAME_BYTES];
+        // The space is that of the longest frame: `Full` is unreachable here.
+        let frame = encode(session, payload, &mut space).ok_or(SendError::Full)?;
+        let used = self.sent.wrapping_sub(self.outgoing.head.load()); // SYNC POINT: frame-consumed
+        let free = RING_BYTES.checked_sub(used).ok_or(RingFault::Index)?;
+        let len = u32::try_from(frame.len()).map_err(|_| SendError::Full)?;
+        if len > free {
+            return Err(SendError::Full);
+        }
+        self.outgoing.put(self.sent, frame)?;
+        self.sent = self.sent.wrapping_add(len);
+        self.outgoing.tail.store(self.sent); // SYNC POINT: frame-produced
+        Ok(())
+    }
+
+    /// The next frame, if there is one.
+    ///
+    /// # Errors
+    /// [`RingFault`]: the frame is not consumed, so that every later call fails as well until
+    /// [`Self::reset`]. End the connection.
+    pub fn receive(&mut self) -> Result<Option<(SessionId, Payload)>, RingFault> {
+        let tail = self.incoming.tail.load(); // SYNC POINT: frame-produced
+        let available = tail.wrapping_sub(self.received);
+        if available == 0 {
+            return Ok(None);
+        }
+        if available > RING_BYTES {
+            return Err(RingFault::Index);
+        }
+        let mut header = [0; FrameHeader::BYTES];
+        let mut payload = [0; LONGEST_PAYLOAD_BYTES];
+        let mut frame_end = self.received;
+        self.incoming.take(&mut frame_end, tail, &mut header)?;
+        let header = FrameHeader::from_bytes(&header).map_err(RingFault::Frame)?;
+        let payload = usize::try_from(header.length)
+            .ok()
+            .and_then(|len| payload.get_mut(..len))
+            .ok_or(RingFault::Frame(Malformed::BadValue("frame.length")))?;
+        self.incoming.take(&mut frame_end, tail, payload)?;
+        let payload = Payload::read(header.kind, payload).map_err(RingFault::Frame)?;
+        self.received = frame_end;
+        self.incoming.head.store(frame_end); // SYNC POINT: frame-consumed
+        Ok(Some((header.session, payload)))
+    }
+}
+
+/// The bytes of a frame, if `space` holds them.
+fn encode<'a>(
+    session: SessionId,
+    payload: &Payload,
+    space: &'a mut [u8; LONGEST_FRAME_BYTES],
+) -> Option<&'a [u8]> {
+    let (header, rest) = space.split_first_chunk_mut::<{ FrameHeader::BYTES }>()?;
+    let mut writer = Writer::new(rest);
+    payload.write(&mut writer).ok()?;
+    let length = writer.written();
+    *header = FrameHeader {
+        length: u32::try_from(length).ok()?,
+        kind: payload.kind(),
+        session,
+    }
+    .to_bytes();
+    space.get(..FrameHeader::BYTES + length)
+}
+
+impl Ring {
+    /// The ring whose bytes are at `bytes`, whose producer's and consumer's index pages are at
+    /// `producer` and `consumer`.
+    fn new(memory: Shared, bytes: u64, producer: u64, consumer: u64) -> Result<Self, OutOfBounds> {
+        let at = |offset: u64| {
+            usize::try_from(offset).map_err(|_| OutOfBounds {
+                offset: usize::MAX,
+                bytes: 0,
+                len: memory.len(),
+            })
+        };
+        Ok(Self {
+            bytes: memory.sub(at(bytes)?, RING_LEN)?,
+            tail: memory.word32(at(producer + control::TAIL)?)?,
+            head: memory.word32(at(consumer + control::HEAD)?)?,
+        })
+    }
+
+    /// Stores `from` at index `at`, in two parts if the ring ends within it.
+    fn put(&self, at: u32, from: &[u8]) -> Result<(), RingFault> {
+        let at = position(at);
+        let (first, rest) = from.split_at(from.len().min(RING_LEN - at));
+        self.bytes
+            .copy_in(at, first)
+            .and_then(|()| self.bytes.copy_in(0, rest))
+            .map_err(|_| RingFault::Index)
+    }
+
+    /// Copies `to.len()` bytes out from index `at` on, which moves on; none lie beyond `tail`.
+    fn take(&self, at: &mut u32, tail: u32, to: &mut [u8]) -> Result<(), RingFault> {
+        let len = u32::try_from(to.len()).map_err(|_| RingFault::Index)?;
+        if len > tail.wrapping_sub(*at) {
+            return Err(RingFault::Frame(Malformed::Truncated("frame")));
+        }
+        let from = position(*at);
+        let split = to.len().min(RING_LEN - from);
+        let (first, rest) = to.split_at_mut(split);
+        self.bytes
+            .copy_out(from, first)
+            .and_then(|()| self.bytes.copy_out(0, rest))
+            .map_err(|_| RingFault::Index)?;
+        *at = at.wrapping_add(len);
+        Ok(())
+    }
+}
+
+/// Where in a ring's bytes an index points; always below [`RING_LEN`].
+const fn position(index: u32) -> usize {
+    (index & (RING_BYTES - 1)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::cast_possible_truncation,
+        reason = "the control memory's constants fit a usize, and test values are meant to wrap"
+    )]
+
+    use super::*;
+    use crate::memory::Memory;
+    use proptest::prelude::*;
+    use sivshm_abi::frame::Reason;
+    use sivshm_abi::grant::{Generation, GrantId};
+
+    fn pair() -> (Memory, ControlRings, ControlRings) {
+        let memory = Memory::new(control::CONTROL_BYTES as usize);
+        let host = ControlRings::new(memory.shared(), Side::Host).unwrap();
+        let guest = ControlRings::new(memory.shared(), Side::Guest).unwrap();
+        (memory, host, guest)
+    }
+
+    fn revoke(number: u32) -> Payload {
+        Payload::Revoke {
+            grant: GrantId(number),
+            generation: Generation(u64::from(number) << 32),
+            reason: Reason::Admin,
+        }
+    }
+
+    #[test]
+    fn frames_arrive_in_order_around_the_end_of_the_ring() {
+        let (_memory, mut host, mut guest) = pair();
+        for number in 0..10_000 {
+            host.send(SessionId(number), &revoke(number)).unwrap();
+            guest
+                .send(SessionId(number), &Payload::Close(Reason::Closed))
+                .unwrap();
+            assert_eq!(
+                guest.receive(),
+                Ok(Some((SessionId(number), revoke(number))))
+            );
+            let close = Payload::Close(Reason::Closed);
+            assert_eq!(host.receive(), Ok(Some((SessionId(number), close))));
+        }
+        assert_eq!(guest.receive(), Ok(None));
+        assert_eq!(host.receive(), Ok(None));
+    }
+
+    #[test]
+    fn a_full_ring_refuses_and_goes_on_once_consumed() {
+        let (_memory, mut host, mut guest) = pair();
+        let mut sent = 0;
+        while host.send(SessionId(1), &revoke(sent)).is_ok() {
+            sent += 1;
+        }
+        assert_eq!(host.send(SessionId(1), &revoke(sent)), Err(SendError::Full));
+        let bytes = FrameHeader::BYTES as u32 + 14;
+        assert_eq!(sent, RING_BYTES / bytes);
+        for number in 0..sent {
+            assert_eq!(guest.receive().unwrap().unwrap().1, revoke(number));
+        }
+        host.send(SessionId(1), &revoke(sent)).unwrap();
+        assert_eq!(guest.receive().unwrap().unwrap().1, revoke(sent));
+    }
+
+    #[test]
+    fn a_guest_driver_that_starts_again_drops_what_was_meant_for_the_last() {
+        let (memory, mut host, mut guest) = pair();
+        host.send(SessionId(1), &revoke(1)).unwrap();
+        guest.send(SessionId(1), &revoke(2)).unwrap();
+        let mut guest = ControlRings::new(memory.shared(), Side::Guest).unwrap();
+        assert_eq!(guest.receive(), Ok(None));
+        guest.send(SessionId(2), &revoke(3)).unwrap();
+        host.send(SessionId(2), &revoke(4)).unwrap();
+        assert_eq!(host.receive(), Ok(Some((SessionId(1), revoke(2)))));
+        assert_eq!(host.receive(), Ok(Some((SessionId(2), revoke(3)))));
+        assert_eq!(guest.receive(), Ok(Some((SessionId(2), revoke(4)))));
+    }
+
+    #[test]
+    fn a_reset_forgets_both_directions() {
+        let (memory, mut host, mut guest) = pair();
+        host.send(SessionId(1), &revoke(1)).unwrap();
+        guest.send(SessionId(1), &revoke(2)).unwrap();
+        host.reset();
+        let mut guest = ControlRings::new(memory.shared(), Side::Guest).unwrap();
+        assert_eq!((host.receive(), guest.receive()), (Ok(None), Ok(None)));
+    }
+
+    #[test]
+    fn an_index_out_of_range_is_the_peers_fault() {
+        let (memory, mut host, _guest) = pair();
+        let guest_page = memory
+            .shared()
+            .sub(control::GUEST_INDEXES as usize, 4096)
+            .unwrap();
+        guest_page
+            .store_u32(control::TAIL as usize, RING_BYTES + 1)
+            .unwrap();
+        assert_eq!(host.receive(), Err(RingFault::Index));
+        guest_page.store_u32(control::HEAD as usize, 1).unwrap();
+        assert_eq!(
+            host.send(SessionId(1), &revoke(1)),
+            Err(SendError::Fault(RingFault::Index))
+        );
+    }
+
+    #[test]
+    fn a_frame_longer_than_what_was_produced_is_the_peers_fault() {
+        let (memory, mut host, mut guest) = pair();
+        guest.send(SessionId(1), &revoke(1)).unwrap();
+        let tail = control::GUEST_INDEXES as usize;
+        for short in [1, 11, 12, 25] {
+            memory.shared().store_u32(tail, short).unwrap();
+            let truncated = RingFault::Frame(Malformed::Truncated("frame"));
+            assert_eq!(host.receive(), Err(truncated));
+        }
+        memory.shared().store_u32(tail, 26).unwrap();
+        assert!(host.receive().unwrap().is_some());
+    }
+
+    proptest! {
+        /// I5: whatever a peer writes, each call ends, and nothing but whole frames is believed.
+        #[test]
+        fn a_hostile_peer_stops_only_its_own_frames(
+            writes in proptest::collection::vec((any::<u32>(), any::<u32>(), any::<bool>()), 1..200),
+        ) {
+            let (memory, mut host, _guest) = pair();
+            let shared = memory.shared();
+            let words = [
+                (control::GUEST_INDEXES + control::TAIL) as usize,
+                (control::GUEST_INDEXES + control::HEAD) as usize,
+            ];
+            for (place, value, near) in writes {
+                // Half of the writes move an index by little, the others store anything anywhere.
+                let offset = words[place as usize % 2];
+                if near {
+                    let moved = shared.load_u32(offset).unwrap().wrapping_add(value % 64);
+                    shared.store_u32(offset, moved).unwrap();
+                } else {
+                    let at = place as usize % (control::CONTROL_BYTES as usize / 4) * 4;
+                    shared.store_u32(at, value).unwrap();
+                }
+                let before = host.received;
+                match host.receive() {
+                    Ok(Some(_)) => {
+                        let taken = host.received.wrapping_sub(before) as usize;
+                        prop_assert!((FrameHeader::BYTES..=LONGEST_FRAME_BYTES).contains(&taken));
+                    }
+                    Ok(None) | Err(_) => prop_assert_eq!(host.received, before),
+                }
+                let before = host.sent;
+                if host.send(SessionId(1), &revoke(value)).is_err() {
+                    prop_assert_eq!(host.sent, before);
+                }
+            }
+        }
+    }
+}

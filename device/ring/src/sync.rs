@@ -1,0 +1,192 @@
+//! The one door to atomics and to raw shared memory: the only file of the workspace that names an
+//! atomic type (STYLE H13). With `--cfg loom`, `model.rs` takes its place.
+//!
+//! Accesses are unchecked: `shared.rs` has judged every offset. Loads are relaxed with an acquire
+//! fence, because the page may be mapped read-only, for which Rust promises no acquire load; stores
+//! are releases.
+#![expect(
+    unsafe_code,
+    reason = "memory shared with another address space is reached through raw pointers"
+)]
+#![expect(
+    clippy::disallowed_types,
+    reason = "this is the door that the lint sends everybody to"
+)]
+
+use core::ptr::NonNull;
+#[cfg(not(target_arch = "x86_64"))]
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Orders every earlier store before every later load, which acquire and release do not.
+pub(crate) fn store_load_fence() {
+    fence(Ordering::SeqCst);
+}
+
+/// Address of a byte of shared memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Raw(NonNull<u8>);
+
+// SAFETY:
+// - `Raw` is an address without thread affinity; the mapping behind it belongs to the process.
+// - Every access through it is atomic or a copy that tolerates concurrent stores.
+unsafe impl Send for Raw {}
+// SAFETY: as for `Send`; a shared `Raw` offers nothing that an owned one does not.
+unsafe impl Sync for Raw {}
+
+impl Raw {
+    pub(crate) const fn new(base: NonNull<u8>) -> Self {
+        Self(base)
+    }
+
+    /// Whether the address is a multiple of `align`, a power of two.
+    pub(crate) fn is_aligned(self, align: usize) -> bool {
+        self.0.addr().get() & (align - 1) == 0
+    }
+
+    /// # Safety
+    /// `offset` is at most the number of mapped bytes from here on.
+    pub(crate) const unsafe fn add(self, offset: usize) -> Self {
+        // SAFETY: the caller promises that the sum stays within, or one past, the same mapping.
+        Self(unsafe { self.0.add(offset) })
+    }
+
+    /// # Safety
+    /// Four mapped bytes from here on, aligned to four.
+    pub(crate) unsafe fn load_u32(self) -> u32 {
+        // SAFETY:
+        // - The caller promises mapping and alignment; any four bytes are a valid value.
+        // - Nobody in this process reaches them otherwise than atomically or by `copy`.
+        let word = unsafe { AtomicU32::from_ptr(self.0.as_ptr().cast()) };
+        let value = word.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+
+    /// # Safety
+    /// Four mapped, writable bytes from here on, aligned to four.
+    pub(crate) unsafe fn store_u32(self, value: u32) {
+        // SAFETY: as for `load_u32`.
+        let word = unsafe { AtomicU32::from_ptr(self.0.as_ptr().cast()) };
+        word.store(value, Ordering::Release);
+    }
+
+    /// # Safety
+    /// Eight mapped bytes from here on, aligned to eight.
+    pub(crate) unsafe fn load_u64(self) -> u64 {
+        // SAFETY: as for `load_u32`, with eight bytes.
+        let word = unsafe { AtomicU64::from_ptr(self.0.as_ptr().cast()) };
+        let value = word.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+
+    /// # Safety
+    /// Eight mapped, writable bytes from here on, aligned to eight.
+    pub(crate) unsafe fn store_u64(self, value: u64) {
+        // SAFETY: as for `load_u32`, with eight bytes.
+        let word = unsafe { AtomicU64::from_ptr(self.0.as_ptr().cast()) };
+        word.store(value, Ordering::Release);
+    }
+
+    /// # Safety
+    /// `to.len()` mapped bytes from here on.
+    pub(crate) unsafe fn copy_out(self, to: &mut [u8]) {
+        // SAFETY:
+        // - The caller promises that the source is mapped; `to` is borrowed exclusively.
+        // - `to` is private memory, so the two do not overlap.
+        unsafe { copy(self.0.as_ptr(), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// # Safety
+    /// `from.len()` mapped, writable bytes from here on.
+    pub(crate) unsafe fn copy_in(self, from: &[u8]) {
+        // SAFETY: as for `copy_out`, the other way round.
+        unsafe { copy(from.as_ptr(), self.0.as_ptr(), from.len()) }
+    }
+
+    /// # Safety
+    /// `len` mapped, writable bytes from here on.
+    pub(crate) unsafe fn fill(self, len: usize, byte: u8) {
+        // SAFETY: the caller promises `len` writable bytes.
+        unsafe { fill(self.0.as_ptr(), len, byte) }
+    }
+}
+
+/// Copies bytes of which one side may change meanwhile.
+///
+/// JUSTIFICATION: `memcpy` on memory that another party stores to is a data race, and a volatile
+/// loop is slow. String instructions are opaque to the compiler, need no vector registers (the
+/// kernel has none to lend), and are as fast as `memcpy` on processors with fast strings. They move
+/// eight bytes at a time because QEMU's TCG emulates one element per iteration.
+///
+/// # Safety
+/// `len` bytes are readable at `from` and writable at `to`; they do not overlap.
+#[cfg(target_arch = "x86_64")]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY:
+    // - Reads `len` bytes from `from` and writes as many to `to`, as the caller allows.
+    // - The direction flag is clear on entry (ABI); no instruction here changes any flag.
+    unsafe {
+        core::arch::asm!(
+            "rep movsq",
+            "mov rcx, {tail}",
+            "rep movsb",
+            tail = in(reg) len % 8,
+            inout("rcx") len / 8 => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// As [`copy`]: stores `byte` to `len` bytes.
+///
+/// # Safety
+/// `len` bytes are writable at `to`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn fill(to: *mut u8, len: usize, byte: u8) {
+    // SAFETY:
+    // - Writes `len` bytes to `to`, as the caller allows.
+    // - The direction flag is clear on entry (ABI); no instruction here changes any flag.
+    unsafe {
+        core::arch::asm!(
+            "rep stosq",
+            "mov rcx, {tail}",
+            "rep stosb",
+            tail = in(reg) len % 8,
+            in("rax") u64::from_ne_bytes([byte; 8]),
+            inout("rcx") len / 8 => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Portable form: one relaxed atomic byte at a time. Right everywhere, fast nowhere.
+///
+/// # Safety
+/// `len` bytes are readable at `from` and writable at `to`; they do not overlap.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    for at in 0..len {
+        // SAFETY: `at` is below `len`, for which the caller vouches; a byte is always aligned.
+        unsafe {
+            let byte = AtomicU8::from_ptr(from.add(at).cast_mut()).load(Ordering::Relaxed);
+            AtomicU8::from_ptr(to.add(at)).store(byte, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Portable form of filling.
+///
+/// # Safety
+/// `len` bytes are writable at `to`.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn fill(to: *mut u8, len: usize, byte: u8) {
+    for at in 0..len {
+        // SAFETY: `at` is below `len`, for which the caller vouches; a byte is always aligned.
+        unsafe { AtomicU8::from_ptr(to.add(at)).store(byte, Ordering::Relaxed) }
+    }
+}
