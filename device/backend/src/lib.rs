@@ -2,4 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod admin_wire;
+pub mod args;
+pub mod held;
+pub mod ids;
 pub mod launch_wire;
+pub mod paths;

@@ -1,0 +1,91 @@
+//! Everything a device process holds from confinement to its end, in one struct (DESIGN section 5).
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nix::sys::signalfd::SignalFd;
+use sivshm_abi::directory::SliceId;
+use sivshm_abi::grant::Generation;
+use sivshm_handshake::Credentials;
+use sivshm_policy::plan::{Plan, VmIndex};
+use sivshm_sys::facts::FdInfo;
+use sivshm_sys::map::Mapping;
+
+use crate::args::Config;
+use crate::ids::{DomainIds, VmIds};
+
+/// What was opened before confinement. No descriptor is opened after it, except connections, what
+/// peers send and entries of [`Held::fdinfo`].
+#[derive(Debug)]
+pub struct Held {
+    /// How the process was started.
+    pub config: Config,
+    /// The compiled policy.
+    pub plan: Plan,
+    /// The VM that is served.
+    pub me: VmIndex,
+    /// Users and groups of all VMs of the plan.
+    pub ids: DomainIds,
+    /// Users and groups of the VM that is served.
+    pub my_ids: VmIds,
+    /// SVID, key and trust bundle of this device process.
+    pub credentials: Credentials,
+    /// The slices that the VM writes, by slice number.
+    pub slices: Vec<OwnSlice>,
+    /// The control memory of the VM's port.
+    pub control: ControlMemory,
+    /// The VM's own vectors: 0 is rung by this process, `1 + i` by peer `i`.
+    pub vectors: Vec<OwnedFd>,
+    /// Rung by the guest to say "look at the guest-to-host ring": vector 0 of ring id 0.
+    pub kick: OwnedFd,
+    /// Bound, listening, non-blocking sockets.
+    pub listeners: Listeners,
+    /// The process's own descriptors' entries, the only files it can still open.
+    pub fdinfo: FdInfo,
+    /// Where records of the audit go; append-only.
+    pub audit: File,
+    /// SIGTERM and SIGINT, which are blocked.
+    pub signals: SignalFd,
+    /// Random identifier of this run.
+    pub instance: [u8; 16],
+    /// Random identifier of the host's boot.
+    pub host_boot: [u8; 16],
+    /// The directory of peers' sockets, as this process sees it after confinement.
+    pub peer_dir: PathBuf,
+}
+
+/// A slice that the VM writes.
+#[derive(Debug)]
+pub struct OwnSlice {
+    /// Its number in the plan.
+    pub id: SliceId,
+    /// Grows from one run of the device process to the next.
+    pub generation: Generation,
+    /// For the VM's own VMM: open for reading and writing.
+    pub file: OwnedFd,
+    /// For each reader VM: an open file of its own, read-only.
+    pub for_reader: Vec<(VmIndex, OwnedFd)>,
+}
+
+/// The shared memory of the VM's port.
+#[derive(Debug)]
+pub struct ControlMemory {
+    /// For the VMM: open for reading and writing.
+    pub file: OwnedFd,
+    /// Our own view, the only memory that this process maps.
+    pub mapping: Mapping,
+}
+
+/// The four sockets of a device process.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Other VMs' device processes.
+    pub peer: OwnedFd,
+    /// The VM's own VMM.
+    pub port: OwnedFd,
+    /// Whoever starts the VMM.
+    pub launch: OwnedFd,
+    /// Operators.
+    pub admin: OwnedFd,
+}

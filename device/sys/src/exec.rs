@@ -1,0 +1,1 @@
+//! Turning into another program with less authority (DESIGN section 6).

@@ -1,0 +1,1 @@
+//! Ending and awaiting a process without a race.

@@ -1,0 +1,1 @@
+//! The steps of confinement (DESIGN section 5).
