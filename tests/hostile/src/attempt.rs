@@ -1,0 +1,70 @@
+//! One attempt, in a child process of its own, so that a signal ends the attempt and nothing else.
+
+use std::ptr::NonNull;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, Uid, fork, setgid, setuid};
+
+use crate::report::Got;
+
+/// Exit code of a child whose attempt worked; others are the errno that it got.
+const WORKED: i32 = 0;
+
+/// Runs `body` in a child and says what it got.
+pub fn attempt(body: impl FnOnce() -> nix::Result<()>) -> Got {
+    match spawn(body) {
+        Ok(child) => ended(child),
+        Err(errno) => Got::Errno(errno),
+    }
+}
+
+/// Runs `body` in a child as another user.
+pub fn attempt_as(uid: u32, body: impl FnOnce() -> nix::Result<()>) -> Got {
+    attempt(|| {
+        setgid(nix::unistd::Gid::from_raw(uid))?;
+        setuid(Uid::from_raw(uid))?;
+        body()
+    })
+}
+
+/// Starts a child that runs `body` and exits with what it got.
+pub fn spawn(body: impl FnOnce() -> nix::Result<()>) -> nix::Result<Pid> {
+    // SAFETY: this program has one thread, so the child may do anything.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = match body() {
+                Ok(()) => WORKED,
+                Err(errno) => errno as i32,
+            };
+            // SAFETY: ends the child without running the parent's exit handlers twice.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// How a child ended.
+pub fn ended(child: Pid) -> Got {
+    match waitpid(child, None) {
+        Ok(WaitStatus::Exited(_, WORKED)) => Got::Success,
+        Ok(WaitStatus::Exited(_, code)) => Got::Errno(Errno::from_raw(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Got::Signal(signal),
+        Ok(_) => Got::Signal(Signal::SIGSTOP),
+        Err(errno) => Got::Errno(errno),
+    }
+}
+
+/// Loads one byte; the signal of a refused access ends the process.
+pub fn load(at: NonNull<u8>) -> u8 {
+    // SAFETY: not sound by design: whether the address may be read is what is being tried. A fault
+    // ends this child with a signal, which is the result.
+    unsafe { at.read_volatile() }
+}
+
+/// Stores one byte; as [`load`].
+pub fn store(at: NonNull<u8>, value: u8) {
+    // SAFETY: as in `load`.
+    unsafe { at.write_volatile(value) };
+}

@@ -1,0 +1,60 @@
+//! How a hostile program says what it got.
+
+use std::fmt::Display;
+
+use nix::errno::Errno;
+use serde::Serialize;
+
+/// What an attempt got.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Got {
+    /// It worked.
+    Success,
+    /// A system call failed with this.
+    Errno(Errno),
+    /// The process that tried was ended by this signal.
+    Signal(nix::sys::signal::Signal),
+    /// What it looked for was not there.
+    Absent,
+}
+
+impl<T> From<nix::Result<T>> for Got {
+    fn from(result: nix::Result<T>) -> Self {
+        result.map_or_else(Self::Errno, |_| Self::Success)
+    }
+}
+
+impl Display for Got {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Success => f.write_str("success"),
+            // The name, as people and manual pages write it.
+            Self::Errno(errno) => write!(f, "{errno:?}"),
+            Self::Signal(signal) => f.write_str(signal.as_str()),
+            Self::Absent => f.write_str("absent"),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    event: &'static str,
+    name: &'a str,
+    wanted: String,
+    got: String,
+    granted: String,
+}
+
+/// Prints one attempt: `wanted` is what it has to get, `granted` what the same operation got on an
+/// object that was granted.
+pub fn attack(name: &str, wanted: Got, got: Got, granted: Got) {
+    let event = Event {
+        event: "attack",
+        name,
+        wanted: wanted.to_string(),
+        got: got.to_string(),
+        granted: granted.to_string(),
+    };
+    // A party that can't print has nothing to say; its test then misses the event.
+    println!("{}", serde_json::to_string(&event).unwrap_or_default());
+}
