@@ -22,7 +22,8 @@ pub struct Plan {
     pub slices: Vec<Slice>,
     /// All channels, sorted by name.
     pub channels: Vec<Channel>,
-    /// Digest of the canonical bytes of all of the above.
+    /// Digest of the canonical bytes of all that the policy decides (`docs/policy.md`); windows,
+    /// peers, vectors and grants follow from it.
     pub digest: Digest,
 }
 
@@ -197,6 +198,38 @@ impl Plan {
             domain: self.trust_domain,
             subject: Subject::Device(vm.name),
         }
+    }
+}
+
+impl Process {
+    /// Whether some process satisfies both conditions.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let executables = match (self.exe_sha256, other.exe_sha256) {
+            (Some(one), Some(another)) => one == another,
+            _ => true,
+        };
+        self.uid == other.uid && executables
+    }
+}
+
+impl Digest {
+    /// Reads what [`std::fmt::Display`] writes; none if it is anything else.
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+            return None;
+        };
+        let nibble = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = pairs
+            .iter()
+            .map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?))
+            .collect();
+        Some(Self(bytes?.try_into().ok()?))
     }
 }
 
