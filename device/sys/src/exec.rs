@@ -1,1 +1,141 @@
-//! Turning into another program with less authority (DESIGN section 6).
+//! Turning into another program with less authority: what `sivshm run` does before it executes a
+//! VMM (DESIGN section 6).
+
+use std::io;
+use std::os::fd::AsFd;
+
+use landlock::{Access as _, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, Scope};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
+use seccompiler::sock_filter;
+
+use crate::features::PINNED;
+use crate::sandbox::{Filter, FilterError, SandboxError, check_landlock};
+
+/// The filter's text: what a VMM must not do to a descriptor that it shares.
+const VMM_POLICY: &str = include_str!("vmm_seccomp.json");
+
+/// Lowest number of a call by the x32 convention, which has numbers of its own for every call.
+const X32_CALLS: u32 = 0x4000_0000;
+
+/// The filter for a VMM: it can't make a shared doorbell blocking.
+///
+/// Every other call is allowed here, so calls by the x32 convention, which would pass under other
+/// numbers, end the process. (The compiled filter itself ends it for 32-bit calls.)
+///
+/// # Errors
+/// None that a released build has; a test compiles the same text.
+pub fn vmm_filter() -> Result<Filter, FilterError> {
+    let mut filter = Filter::compile(VMM_POLICY, "vmm")?;
+    // The call's number is at offset 0 of what the filter sees.
+    filter.prepend([
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, X32_CALLS),
+        instruction(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            libc::SECCOMP_RET_KILL_PROCESS,
+        ),
+    ]);
+    Ok(filter)
+}
+
+/// One instruction; a condition that does not hold skips `skip` instructions.
+fn instruction(code: u32, skip: u8, k: u32) -> sock_filter {
+    sock_filter {
+        // Operation codes of classic BPF are below 256.
+        code: u16::try_from(code).unwrap_or(u16::MAX),
+        jt: 0,
+        jf: skip,
+        k,
+    }
+}
+
+/// Takes away signals to and abstract sockets of others, and puts the process into a Landlock
+/// domain of its own, so that no sibling can trace it or open its `/proc` entries. File rules would
+/// break QEMU's `/dev/null`; there are none.
+///
+/// # Errors
+/// Landlock is not there or is older than the ABI that is pinned.
+pub fn scope_only_landlock() -> Result<(), SandboxError> {
+    let restrict = || {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .scope(Scope::from_all(PINNED))?
+            .create()?
+            .restrict_self()
+    };
+    check_landlock(restrict())
+}
+
+/// Becomes another user and group for good, with no further groups, and checks it.
+///
+/// # Errors
+/// The caller is not privileged.
+pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setgroups(&[])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    let (users, groups) = (getresuid()?, getresgid()?);
+    let became = [users.real, users.effective, users.saved] == [uid; 3]
+        && [groups.real, groups.effective, groups.saved] == [gid; 3]
+        && getgroups()?.is_empty();
+    if became {
+        Ok(())
+    } else {
+        Err(io::Error::other("the process kept a user or group"))
+    }
+}
+
+/// Lets a descriptor stay open in the program that is executed next.
+///
+/// # Errors
+/// The descriptor is not open.
+pub fn inherit(descriptor: impl AsFd) -> io::Result<()> {
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    use nix::fcntl::OFlag;
+
+    #[test]
+    fn an_inherited_descriptor_is_not_closed_on_exec() {
+        let file = tempfile::tempfile().unwrap();
+        inherit(&file).unwrap();
+        let flags = fcntl(&file, FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags & libc::FD_CLOEXEC, 0);
+        assert!(file.as_raw_fd() > 2);
+    }
+
+    /// The filter holds for the calling thread only, so the other tests are left alone.
+    #[test]
+    fn a_vmm_seems_to_clear_o_nonblock_and_does_not() {
+        std::thread::spawn(|| {
+            let doorbell = crate::eventfd::create().unwrap();
+            let flags = || OFlag::from_bits_retain(fcntl(&doorbell, FcntlArg::F_GETFL).unwrap());
+            let before = flags();
+            vmm_filter().unwrap().install().unwrap();
+            fcntl(&doorbell, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+            assert_eq!(flags(), before);
+            let std_socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            std_socket.set_nonblocking(true).unwrap();
+            let socket_flags = fcntl(&std_socket, FcntlArg::F_GETFL).unwrap();
+            assert_eq!(socket_flags & libc::O_NONBLOCK, 0, "FIONBIO had an effect");
+            fcntl(&std_socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+            let socket_flags = fcntl(&std_socket, FcntlArg::F_GETFL).unwrap();
+            assert_ne!(
+                socket_flags & libc::O_NONBLOCK,
+                0,
+                "setting must still work"
+            );
+        })
+        .join()
+        .unwrap();
+    }
+}

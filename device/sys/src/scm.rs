@@ -93,19 +93,19 @@ fn rights_of(message: &libc::msghdr) -> Vec<OwnedFd> {
     // which is aligned for it (8-byte words).
     while let Some(control) = unsafe { header.as_ref() } {
         if control.cmsg_level == libc::SOL_SOCKET && control.cmsg_type == libc::SCM_RIGHTS {
-            // SAFETY: `header` is not null, so CMSG_DATA stays inside the control buffer.
-            let data = unsafe { libc::CMSG_DATA(header) };
             // SAFETY: CMSG_LEN computes a number from a number.
-            let before = unsafe { libc::CMSG_LEN(0) };
-            let len = control.cmsg_len.saturating_sub(before as usize);
-            for at in 0..len / size_of::<libc::c_int>() {
-                // SAFETY:
-                // - the kernel wrote `len` bytes of descriptors from `data`, and `at` is among them;
-                // - each was installed for this process just now, so nobody else owns it.
-                rights.push(unsafe {
-                    OwnedFd::from_raw_fd(data.cast::<libc::c_int>().add(at).read_unaligned())
-                });
-            }
+            let before = unsafe { libc::CMSG_LEN(0) } as usize;
+            let len = control.cmsg_len.saturating_sub(before);
+            // SAFETY:
+            // - `header` is not null, so CMSG_DATA stays inside the control buffer;
+            // - the kernel wrote `cmsg_len` bytes from `header`, of which `len` from there.
+            let numbers = unsafe { std::slice::from_raw_parts(libc::CMSG_DATA(header), len) };
+            let (numbers, _) = numbers.as_chunks();
+            rights.extend(numbers.iter().map(|number| {
+                // SAFETY: the kernel has just installed this descriptor for us, so nobody else
+                // owns it, and each is looked at once.
+                unsafe { OwnedFd::from_raw_fd(libc::c_int::from_ne_bytes(*number)) }
+            }));
         }
         // SAFETY: as CMSG_FIRSTHDR above; `header` is the header just looked at.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
