@@ -1,0 +1,16 @@
+//! The established link: it brings revocations, until one side leaves.
+
+use sivshm_abi::name::ChannelName;
+
+use super::{Outbox, State};
+use crate::peer::Action;
+
+pub(super) fn on_revoke<T>(channel: ChannelName, outbox: &mut Outbox<'_, T>) -> State<T> {
+    outbox.ask(Action::Revoke(channel));
+    State::Established
+}
+
+pub(super) fn on_bye<T>(outbox: &mut Outbox<'_, T>) -> State<T> {
+    outbox.ask(Action::Bye);
+    State::Ended
+}
