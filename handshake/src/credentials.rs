@@ -10,6 +10,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use sivshm_abi::identity::{SpiffeId, Subject};
+use sivshm_abi::name::{TrustDomain, VmName};
 use webpki::{KeyUsage, anchor_from_trusted_cert};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -20,9 +21,6 @@ use crate::tls::{provider, unix_time};
 /// Why credentials can't be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CredentialError {
-    /// They were asked for somebody who is not a device process.
-    #[error("host: `{0}` is not the SPIFFE ID of a device process")]
-    NotDevice(SpiffeId),
     /// The chain has no certificate, or something else than certificates.
     #[error("host: the SVID's file is not a chain of PEM certificates")]
     Chain,
@@ -53,22 +51,20 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Loads the credentials of the device process `id` from PEM: its SVID followed by the
+    /// Loads the credentials of the device process of `vm` from PEM: its SVID followed by the
     /// intermediates, the SVID's key, and the roots to trust. They are judged at `wall`.
     ///
     /// # Errors
     /// Each says which of the three is wrong; [`CredentialError::Svid`] is what the peers would
     /// find: expired, another VM's, a service's, of another CA.
     pub fn load(
-        id: SpiffeId,
+        domain: TrustDomain,
+        vm: VmName,
         chain: &[u8],
         key: &Zeroizing<Vec<u8>>,
         bundle: &[u8],
         wall: SystemTime,
     ) -> Result<Self, CredentialError> {
-        let Subject::Device(vm) = id.subject else {
-            return Err(CredentialError::NotDevice(id));
-        };
         let chain = certificates(chain).ok_or(CredentialError::Chain)?;
         let roots = certificates(bundle)
             .filter(|roots| roots.len() <= MAX_TRUST_ANCHORS)
@@ -77,7 +73,7 @@ impl Credentials {
 
         let (leaf, issuers) = chain.split_first().ok_or(CredentialError::Chain)?;
         let wanted = Wanted {
-            domain: id.domain,
+            domain,
             vm: Some(vm),
         };
         for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
@@ -93,7 +89,10 @@ impl Credentials {
             .keys_match()
             .map_err(|_| CredentialError::KeyMismatch)?;
         Ok(Self {
-            id,
+            id: SpiffeId {
+                domain,
+                subject: Subject::Device(vm),
+            },
             provider: Arc::new(provider()),
             certified: Arc::new(SingleCertAndKey::from(certified)),
             roots,

@@ -2,7 +2,7 @@
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sivshm_abi::identity::{BadSpiffeId, SpiffeId, Subject};
-use sivshm_abi::name::{TrustDomain, VmName};
+use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -44,16 +44,16 @@ pub enum IdentityFault {
     #[error("peer: the name in its certificate is no SPIFFE ID of SIVSHM: {0}")]
     Name(BadSpiffeId),
     /// Another trust domain's.
-    #[error("peer: its SVID is of trust domain `{got}`, not `{want}`")]
-    Domain {
-        /// The SVID's.
-        got: TrustDomain,
-        /// This side's.
-        want: TrustDomain,
+    #[error("peer: its SVID is of another trust domain, `{0}`")]
+    Domain(TrustDomain),
+    /// A service's.
+    #[error("peer: its SVID is that of service `{service}` in VM `{vm}`, not of a device process")]
+    Service {
+        /// The VM.
+        vm: VmName,
+        /// The service.
+        service: ServiceName,
     },
-    /// A service's, say.
-    #[error("peer: `{0}` is not the SPIFFE ID of a device process")]
-    NotDevice(SpiffeId),
     /// Another VM's.
     #[error("peer: its SVID is that of VM `{got}`, not of `{want}`")]
     OtherVm {
@@ -121,19 +121,16 @@ pub(crate) fn verify(
             webpki::Error::CertNotValidYet { .. } => IdentityFault::NotYetValid,
             error => IdentityFault::Untrusted(error),
         })?;
-    match svid(leaf)? {
-        SpiffeId { domain, .. } if domain != wanted.domain => Err(IdentityFault::Domain {
-            got: domain,
-            want: wanted.domain,
-        }),
-        SpiffeId {
-            domain,
-            subject: Subject::Device(vm),
-        } => match wanted.vm {
-            Some(want) if want != vm => Err(IdentityFault::OtherVm { got: vm, want }),
-            _ => Ok(VerifiedIdentity { domain, vm }),
-        },
-        other => Err(IdentityFault::NotDevice(other)),
+    let SpiffeId { domain, subject } = svid(leaf)?;
+    if domain != wanted.domain {
+        return Err(IdentityFault::Domain(domain));
+    }
+    match (subject, wanted.vm) {
+        (Subject::Service(vm, service), _) => Err(IdentityFault::Service { vm, service }),
+        (Subject::Device(got), Some(want)) if got != want => {
+            Err(IdentityFault::OtherVm { got, want })
+        }
+        (Subject::Device(vm), _) => Ok(VerifiedIdentity { domain, vm }),
     }
 }
 

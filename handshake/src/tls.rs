@@ -229,11 +229,9 @@ impl Tls {
 
     /// The last bytes to the peer: a message if it can be encrypted yet, and TLS's own end.
     pub(crate) fn farewell(&mut self, message: Option<&Message>) -> Vec<u8> {
-        if !self.connection.is_handshaking() {
-            if let Some(message) = message {
-                // Whoever is refused may also be out of words.
-                let _ = self.say(message);
-            }
+        if let Some(message) = message.filter(|_| !self.connection.is_handshaking()) {
+            // A peer that can't be told is refused all the same.
+            let _ = self.say(message);
         }
         self.connection.send_close_notify();
         self.flush()

@@ -46,14 +46,12 @@ pub enum RightsFault {
         belongs: usize,
     },
     /// A descriptor of an object that the manifest doesn't name.
-    #[error("peer: descriptor {at} is {got:?}, its manifest says {want:?}")]
+    #[error("peer: descriptor {at} is an object that its manifest doesn't name: {got:?}")]
     Substituted {
         /// Its place.
         at: usize,
         /// What it is.
         got: ObjectFacts,
-        /// Its entry.
-        want: ManifestEntry,
     },
     /// A slice through which this side could write.
     #[error("peer: descriptor {at} is not read-only")]
@@ -144,11 +142,7 @@ impl<T> Incoming<T> {
                 Err(
                     match entries.position(|other| is_same_object(*other, facts)) {
                         Some(belongs) => RightsFault::Reordered { at, belongs },
-                        None => RightsFault::Substituted {
-                            at,
-                            got: facts,
-                            want: entry,
-                        },
+                        None => RightsFault::Substituted { at, got: facts },
                     },
                 )
             }
