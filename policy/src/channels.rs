@@ -3,7 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use sivshm_abi::limits::{MAX_GRANTS, MAX_READERS};
+use sivshm_abi::limits::{MAX_GRANTS, MAX_READERS, MAX_VMS};
 use sivshm_abi::name::ChannelName;
 
 use crate::check::{Parties, parse_name};
@@ -11,6 +11,9 @@ use crate::grammar::ChannelTable;
 use crate::pattern::{End, Hole, Pattern};
 use crate::plan::{Channel, ServiceRef, VmIndex};
 use crate::source::{At, Problem, Report, Span, did_you_mean};
+
+// Each channel has at least two grants at either end, so a `ChannelIndex` can number them all.
+const _: () = assert!(MAX_VMS * MAX_GRANTS / 4 <= 1 << u16::BITS);
 
 /// Expands all tables, sorted by the channels' names.
 pub(crate) fn expand(
@@ -180,13 +183,15 @@ fn resolve(
     for name in end.value.vm.names(number) {
         let vm = parties.vm(&name, end.span, report)?;
         if !vm.services.contains_key(&service) {
-            report.add(|| {
-                let known = vm.services.keys().map(|name| name.as_str());
-                let help = did_you_mean(service.as_str(), known);
-                Problem::new(end.span, format!("VM `{name}` has no service `{service}`"))
-                    .help(help)
-                    .note(vm.span, "the VM")
-            });
+            if parties.is_complete() {
+                report.add(|| {
+                    let known = vm.services.keys().map(|name| name.as_str());
+                    let help = did_you_mean(service.as_str(), known);
+                    Problem::new(end.span, format!("VM `{name}` has no service `{service}`"))
+                        .help(help)
+                        .note(vm.span, "the VM")
+                });
+            }
             return None;
         }
         resolved.push(ServiceRef {

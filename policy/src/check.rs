@@ -3,7 +3,6 @@
 //! What comes out has every brace expanded and is sorted by name, so nothing behind this stage can
 //! depend on the order of the file.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sivshm_abi::limits::{MAX_SESSIONS, MAX_VMS};
@@ -34,6 +33,9 @@ pub(crate) struct Parties {
     vms: BTreeMap<VmName, Party>,
     /// Numbers of the VMs that were declared with a range, by shape of the pattern.
     shapes: BTreeMap<(String, String), BTreeSet<u32>>,
+    /// Whether all declarations were good. If not, a name that is not here may be one of those
+    /// already reported, and is not reported again.
+    complete: bool,
 }
 
 /// One VM.
@@ -48,9 +50,11 @@ pub(crate) struct Party {
 /// Checks a document. Gives nothing if anything was reported.
 pub(crate) fn check(document: &Document, report: &mut Report<'_>) -> Option<Checked> {
     let mut parties = Parties::declare(&document.vms, report);
+    parties.complete = report.is_empty();
     for table in &document.services {
         parties.add_service(table, report);
     }
+    parties.complete = report.is_empty();
     let channels = channels::expand(&document.channels, &parties, report);
     never::check(&document.nevers, &parties, &channels, report);
     report.is_empty().then_some(Checked {
@@ -63,8 +67,11 @@ pub(crate) fn check(document: &Document, report: &mut Report<'_>) -> Option<Chec
 
 impl Parties {
     fn declare(tables: &[At<Pattern>], report: &mut Report<'_>) -> Self {
-        let mut vms = BTreeMap::new();
-        let mut shapes: BTreeMap<_, BTreeSet<u32>> = BTreeMap::new();
+        let mut parties = Self {
+            vms: BTreeMap::new(),
+            shapes: BTreeMap::new(),
+            complete: true,
+        };
         for At { value, span } in tables {
             match value.hole() {
                 Some(Hole::Placeholder(word)) => {
@@ -77,42 +84,48 @@ impl Parties {
                 Some(Hole::Range(range)) => {
                     let (prefix, suffix) = value.shape();
                     let shape = (prefix.to_owned(), suffix.to_owned());
-                    shapes.entry(shape).or_default().extend(range.clone());
+                    parties
+                        .shapes
+                        .entry(shape)
+                        .or_default()
+                        .extend(range.clone());
                 }
                 None => {}
             }
             for name in value.names(None) {
-                let Some(name) = parse_name(&name, VmName::new, *span, report) else {
+                let name = parse_name(&name, VmName::new, *span, report);
+                if !name.is_some_and(|name| parties.add_vm(name, *span, report)) {
                     break;
-                };
-                if vms.len() == MAX_VMS && !vms.contains_key(&name) {
-                    report
-                        .add(|| Problem::new(*span, format!("a policy has at most {MAX_VMS} VMs")));
-                    return Self { vms, shapes };
-                }
-                match vms.entry(name) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(Party {
-                            name,
-                            index: VmIndex(0),
-                            span: *span,
-                            services: BTreeMap::new(),
-                        });
-                    }
-                    Entry::Occupied(first) => {
-                        report.add(|| {
-                            Problem::new(*span, format!("VM `{name}` is declared twice"))
-                                .note(first.get().span, "first declared here")
-                        });
-                        break;
-                    }
                 }
             }
         }
-        for (index, vm) in (0..=u16::MAX).zip(vms.values_mut()) {
+        for (index, vm) in (0..=u16::MAX).zip(parties.vms.values_mut()) {
             vm.index = VmIndex(index);
         }
-        Self { vms, shapes }
+        parties
+    }
+
+    fn add_vm(&mut self, name: VmName, span: Span, report: &mut Report<'_>) -> bool {
+        if let Some(first) = self.vms.get(&name) {
+            report.add(|| {
+                Problem::new(span, format!("VM `{name}` is declared twice"))
+                    .note(first.span, "first declared here")
+            });
+            return false;
+        }
+        if self.vms.len() == MAX_VMS {
+            let message = format!("a policy has at most {MAX_VMS} VMs");
+            report.add(|| Problem::new(span, message));
+            return false;
+        }
+        let vm = Party {
+            name,
+            index: VmIndex(0),
+            span,
+            services: BTreeMap::new(),
+        };
+        self.vms.insert(name, vm);
+        true
     }
 
     /// All VMs, in order of their index.
@@ -120,10 +133,15 @@ impl Parties {
         self.vms.values()
     }
 
+    /// Whether a name that is not here is an error that nobody has reported yet.
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
     /// The VM with a name that stands at `span`. Reports one that does not exist.
     pub(crate) fn vm(&self, name: &str, span: Span, report: &mut Report<'_>) -> Option<&Party> {
         let vm = VmName::new(name).ok().and_then(|name| self.vms.get(&name));
-        if vm.is_none() {
+        if vm.is_none() && self.complete {
             report.add(|| {
                 let known = self.vms.keys().map(VmName::as_str);
                 Problem::new(span, format!("there is no VM `{name}`"))
@@ -142,7 +160,7 @@ impl Parties {
     ) -> Option<&BTreeSet<u32>> {
         let (prefix, suffix) = pattern.shape();
         let numbers = self.shapes.get(&(prefix.to_owned(), suffix.to_owned()));
-        if numbers.is_none() {
+        if numbers.is_none() && self.complete {
             report.add(|| {
                 let word = pattern.placeholder().unwrap_or_default();
                 let shown =

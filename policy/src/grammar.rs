@@ -17,8 +17,8 @@ use crate::source::{At, Problem, Report, Span, did_you_mean};
 
 /// Largest policy file, in bytes.
 ///
-/// The largest policy has 256 VMs, and each can be given a dozen tables of 300 bytes of its own.
-pub const MAX_POLICY_BYTES: usize = 1024 * 1024;
+/// A channel from each of 256 VMs to each other one is 65280 tables of about 100 bytes.
+pub const MAX_POLICY_BYTES: usize = 8 * 1024 * 1024;
 
 /// The tables of a policy file.
 #[derive(Debug)]
@@ -255,6 +255,8 @@ struct Fields<'v, 'r, 's> {
     rule: &'static Table,
     table: &'v DeTable<'v>,
     span: Span,
+    /// Whether there are unknown keys. Those are probably the missing ones then.
+    misnamed: bool,
     report: &'r mut Report<'s>,
 }
 
@@ -266,9 +268,11 @@ impl<'v, 'r, 's> Fields<'v, 'r, 's> {
         span: Span,
         report: &'r mut Report<'s>,
     ) -> Self {
+        let mut misnamed = false;
         for (key, _) in table {
             let name = key.get_ref().as_ref();
             if rule.key(name).is_none() {
+                misnamed = true;
                 let known = rule.keys.iter().map(|key| key.name);
                 report.add(|| {
                     let message = format!("unknown key `{name}` in {}", rule.name);
@@ -282,6 +286,7 @@ impl<'v, 'r, 's> Fields<'v, 'r, 's> {
             rule,
             table,
             span,
+            misnamed,
             report,
         }
     }
@@ -294,7 +299,7 @@ impl<'v, 'r, 's> Fields<'v, 'r, 's> {
     fn raw(&mut self, key: &'static str) -> Option<&'v Spanned<DeValue<'v>>> {
         let value = self.table.get(key);
         let required = self.rule.key(key).is_some_and(|key| key.default.is_none());
-        if value.is_none() && required {
+        if value.is_none() && required && !self.misnamed {
             let message = format!("{} has no `{key}`", self.rule.name);
             self.report.add(|| Problem::new(self.span, message));
         }

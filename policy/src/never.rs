@@ -56,7 +56,7 @@ fn matching(glob: &At<Glob>, parties: &Parties, report: &mut Report<'_>) -> BTre
         .filter(|vm| glob.value.matches(vm.name.as_str()))
         .map(|vm| vm.index)
         .collect();
-    if matching.is_empty() {
+    if matching.is_empty() && parties.is_complete() {
         report.add(|| {
             let text = glob.value.as_str();
             let names: Vec<VmName> = parties.iter().map(|vm| vm.name).collect();

@@ -111,7 +111,7 @@ pub struct Diagnostic {
 pub struct PolicyErrors {
     /// Name of the file, as the caller gave it.
     pub source_name: String,
-    /// The errors, in order of discovery.
+    /// The errors, sorted by place.
     pub diagnostics: Vec<Diagnostic>,
     /// Errors beyond [`MAX_DIAGNOSTICS`].
     pub omitted: usize,
@@ -229,7 +229,9 @@ impl<'a> Report<'a> {
         self.errors.diagnostics.push(diagnostic);
     }
 
-    pub(crate) fn into_errors(self) -> PolicyErrors {
+    pub(crate) fn into_errors(mut self) -> PolicyErrors {
+        let place = |error: &Diagnostic| (error.place.line, error.place.column);
+        self.errors.diagnostics.sort_by_key(place);
         self.errors
     }
 }
