@@ -17,11 +17,17 @@
 extern crate std;
 
 pub mod frames;
+pub mod line;
 #[cfg(test)]
 mod memory;
+pub mod region;
 mod shared;
+pub mod slots;
 #[cfg_attr(loom, path = "model.rs")]
 mod sync;
+#[cfg(test)]
+mod tests;
+pub mod wake;
 
 pub use shared::{OutOfBounds, Shared, Word32, Word64};
 #[cfg(loom)]

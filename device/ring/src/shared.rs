@@ -1,10 +1,7 @@
 //! A bounded view onto memory that other parties may write at any time.
-#![cfg_attr(
-    not(loom),
-    expect(
-        unsafe_code,
-        reason = "bounds are judged here and handed to the unchecked accesses of `sync`"
-    )
+#![expect(
+    unsafe_code,
+    reason = "bounds are judged here and handed to the unchecked accesses of `sync`"
 )]
 
 use core::fmt;

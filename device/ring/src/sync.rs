@@ -23,6 +23,16 @@ pub(crate) fn store_load_fence() {
     fence(Ordering::SeqCst);
 }
 
+/// Orders every earlier store before every later store.
+pub(crate) fn store_store_fence() {
+    fence(Ordering::Release);
+}
+
+/// Orders every earlier load before every later load.
+pub(crate) fn load_load_fence() {
+    fence(Ordering::Acquire);
+}
+
 /// Address of a byte of shared memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw(NonNull<u8>);
