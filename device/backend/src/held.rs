@@ -1,7 +1,7 @@
 //! Everything a device process holds from confinement to its end, in one struct (DESIGN section 5).
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::sys::signalfd::SignalFd;
@@ -53,6 +53,49 @@ pub struct Held {
     pub host_boot: [u8; 16],
     /// The directory of peers' sockets, as this process sees it after confinement.
     pub peer_dir: PathBuf,
+}
+
+impl Held {
+    /// Every descriptor in here. All fields are named, so that a new one can't be forgotten.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let Self {
+            config: _,
+            plan: _,
+            me: _,
+            ids: _,
+            my_ids: _,
+            credentials: _,
+            slices,
+            control: ControlMemory { file, mapping: _ },
+            vectors,
+            kick,
+            listeners:
+                Listeners {
+                    peer,
+                    port,
+                    launch,
+                    admin,
+                },
+            fdinfo,
+            audit,
+            signals,
+            instance: _,
+            host_boot: _,
+            peer_dir: _,
+        } = self;
+        let mut all: Vec<_> = [file, kick, peer, port, launch, admin]
+            .into_iter()
+            .chain(vectors)
+            .map(|fd| fd.as_fd())
+            .collect();
+        all.extend([fdinfo.as_fd(), audit.as_fd(), signals.as_fd()]);
+        for slice in slices {
+            all.push(slice.file.as_fd());
+            all.extend(slice.for_reader.iter().map(|(_, file)| file.as_fd()));
+        }
+        all
+    }
 }
 
 /// A slice that the VM writes.

@@ -1,6 +1,7 @@
 //! Turning into another program with less authority: what `sivshm run` does before it executes a
 //! VMM (DESIGN section 6).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -68,19 +69,22 @@ pub fn scope_only_landlock() -> Result<(), SandboxError> {
     check_landlock(restrict())
 }
 
-/// Becomes another user and group for good, with no further groups, and checks it.
+/// Becomes another user and group for good, with exactly these further groups, and checks it.
 ///
 /// # Errors
 /// The caller is not privileged.
-pub fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+pub fn become_user(uid: u32, gid: u32, further: &[u32]) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    setgroups(&[])?;
+    // Sorted, as the kernel tells them.
+    let further: BTreeSet<u32> = further.iter().copied().collect();
+    let further: Vec<_> = further.into_iter().map(Gid::from_raw).collect();
+    setgroups(&further)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)?;
     let (users, groups) = (getresuid()?, getresgid()?);
     let became = [users.real, users.effective, users.saved] == [uid; 3]
         && [groups.real, groups.effective, groups.saved] == [gid; 3]
-        && getgroups()?.is_empty();
+        && getgroups()? == further;
     if became {
         Ok(())
     } else {

@@ -1,0 +1,48 @@
+//! What a device process may use up, derived from its plan.
+
+use sivshm_policy::plan::{Plan, Vm, VmIndex};
+use sivshm_sys::sandbox::Limits;
+use sivshm_sys::scm::MAX_RIGHTS;
+
+/// Descriptors that every device process has: three standard ones, four listeners, epoll, control
+/// memory, kick, vector 0, audit, fdinfo and signals, and connections of a VMM, of launchers and
+/// of operators. Rounded up to a power of two.
+const FIXED_FILES: u64 = 128;
+
+/// Heap of a device process without peers, in bytes: 4 MiB measured, with room for a policy of the
+/// greatest size.
+const FIXED_DATA: u64 = 32 * 1024 * 1024;
+
+/// Heap for one peer, in bytes: two connections at a time (an old one and its successor) with
+/// TLS buffers of 16 KiB in each direction, a queue to send and a manifest.
+const DATA_PER_PEER: u64 = 256 * 1024;
+
+/// Address space beyond the heap, in bytes: program, libraries, stack and control memory.
+const FIXED_ADDRESS_SPACE: u64 = 64 * 1024 * 1024;
+
+/// The bounds for the device process of `vm`.
+#[must_use]
+pub fn of(plan: &Plan, me: VmIndex, vm: &Vm) -> Limits {
+    let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+    // One open file for the writer and one for each reader.
+    let own_slices: u64 = plan
+        .slices
+        .iter()
+        .filter(|slice| slice.writer == me)
+        .map(|slice| 1 + count(slice.readers.len()))
+        .sum();
+    // A vector of our own; twice, because a successor may come before its predecessor is gone: a
+    // connection, a doorbell and the slices that the peer gives.
+    let peers: u64 = vm
+        .peers
+        .iter()
+        .map(|peer| 1 + 2 * (2 + count(peer.takes.len())))
+        .sum();
+    let data = FIXED_DATA + DATA_PER_PEER * count(vm.peers.len());
+    Limits {
+        // And one message full of descriptors that nobody asked for, to be looked at and dropped.
+        files: FIXED_FILES + own_slices + peers + count(MAX_RIGHTS),
+        address_space: data + FIXED_ADDRESS_SPACE,
+        data,
+    }
+}
