@@ -3,10 +3,16 @@
 //!
 //! Each check starts this program again as the process to be confined. Root is needed for the real
 //! thing; without it only development mode is checked, and the program says so.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test without a harness: an assertion that unwraps is still an assertion"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
@@ -184,11 +190,11 @@ fn child(mode: &str, place: &Path, action: &str) {
     .unwrap();
     if action == "stay" {
         what_is_needed_still_works(&kit, &fdinfo);
-        writeln!(io::stderr(), "{READY}").unwrap();
+        eprintln!("{READY}");
         let mut never = [PollFd::new(kit.doorbell.as_fd(), PollFlags::POLLIN)];
         poll(&mut never, PollTimeout::NONE).unwrap();
     } else if let Some(hostile) = HOSTILE.iter().find(|hostile| hostile.name == action) {
-        writeln!(io::stderr(), "{READY}").unwrap();
+        eprintln!("{READY}");
         (hostile.attempt)(kit);
     }
 }
