@@ -153,6 +153,8 @@ pub struct LinkStatus {
     pub handshake_us: u64,
     /// Milliseconds since establishment.
     pub age_ms: u64,
+    /// Whether the VMM holds slices of an earlier run of the peer: end it and launch it again.
+    pub needs_relaunch: bool,
 }
 
 #[cfg(test)]

@@ -1,0 +1,234 @@
+//! Who gets what (DESIGN section 3, I3).
+//!
+//! [`link_terms`] is the one function in which an authenticated peer meets the policy: no slice and
+//! no doorbell leaves for a peer, or is accepted from one, that it does not name.
+//! [`service_of`] and [`grants_of_end`] decide the same for a process of this VM's own guest.
+
+use std::collections::BTreeMap;
+
+use ring::digest::{SHA256, digest};
+use sivshm_abi::directory::SliceId;
+use sivshm_abi::frame::Facts;
+use sivshm_abi::grant::{Generation, Grant, GrantId, GrantPeer, RingId};
+use sivshm_handshake::wire::Contract;
+use sivshm_handshake::{Expected, LinkId, LinkTerms, VerifiedPeer};
+use sivshm_policy::plan::{Channel, ChannelIndex, Peer, Plan, PlannedGrant, Service, Vm, VmIndex};
+use sivshm_sys::socket::PeerCredentials;
+
+use crate::args::Mode;
+use crate::held::Held;
+use crate::run::inventory::Inventory;
+use crate::run::outbox::Right;
+
+/// What a decision about a session may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// The policy.
+    pub plan: &'a Plan,
+    /// The VM that is served.
+    pub vm: &'a Vm,
+    /// For each of the VM's peers, its link if grants may use it.
+    pub links: &'a [Option<Link>],
+}
+
+/// An established link, as grants use it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// By which the guest rings the peer.
+    pub ring: RingId,
+    /// The epoch of each channel with the peer, the same at both ends.
+    pub epochs: Vec<(ChannelIndex, u64)>,
+}
+
+/// Numbers of grants, none given out twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    grant: GrantId,
+    generation: Generation,
+}
+
+impl Numbers {
+    /// Starts above `seed`.
+    #[must_use]
+    pub const fn new(seed: Generation) -> Self {
+        Self {
+            grant: GrantId(0),
+            generation: seed,
+        }
+    }
+
+    /// The next numbers; none after 2^32 grants, when the device process has to be started again.
+    fn next(&mut self) -> Option<(GrantId, Generation)> {
+        self.grant = GrantId(self.grant.0.checked_add(1)?);
+        self.generation = Generation(self.generation.0.checked_add(1)?);
+        Some((self.grant, self.generation))
+    }
+}
+
+/// What an authenticated peer gets from this VM, and what it must give: the slices and the doorbell
+/// of the policy, and nothing else. A peer that the policy does not name gets nothing.
+///
+/// `seen` has the highest generation of each foreign slice that this process has ever accepted.
+#[must_use]
+pub fn link_terms<'h>(
+    verified: &VerifiedPeer,
+    held: &Held,
+    vm: &Vm,
+    inventory: &Inventory<'h>,
+    seen: &BTreeMap<SliceId, Generation>,
+) -> LinkTerms<Right<'h>> {
+    let named = |peer: &&Peer| {
+        let name = held.plan.vm_at(peer.vm).map(|vm| vm.name);
+        name == Some(verified.vm())
+    };
+    let grant = vm.peers.iter().find(named);
+    let gives = grant.into_iter().flat_map(|peer| {
+        let slices = peer.gives.iter();
+        let slices = slices.filter_map(|slice| inventory.slice(*slice, peer.vm));
+        slices.chain(inventory.doorbell(peer.vm))
+    });
+    let takes = grant.into_iter().flat_map(|peer| {
+        let slices = peer.takes.iter();
+        let slices = slices.filter_map(|id| expected_slice(*id, held, verified, seen));
+        slices.chain([Expected::Doorbell])
+    });
+    LinkTerms {
+        instance: held.instance,
+        host_boot: held.host_boot,
+        policy_serial: held.plan.serial,
+        contract: Contract(grant.map_or([0; 32], |peer| peer.contract.0)),
+        outgoing: gives.collect(),
+        incoming: takes.collect(),
+    }
+}
+
+/// A slice as its writer's device process must have made it.
+fn expected_slice(
+    id: SliceId,
+    held: &Held,
+    writer: &VerifiedPeer,
+    seen: &BTreeMap<SliceId, Generation>,
+) -> Option<Expected> {
+    Some(Expected::Slice {
+        slice: id,
+        bytes: held.plan.slice(id)?.bytes,
+        uid: match held.config.mode {
+            Mode::Production => 0,
+            Mode::Development => held.my_ids.device_uid,
+        },
+        gid: held.ids.vm(writer.vm())?.vmm_gid,
+        generation: seen.get(&id).copied().unwrap_or(Generation(0)),
+    })
+}
+
+/// Whether a process may start this VM's VMM and administer its device process: root, or in
+/// development mode the one user.
+#[must_use]
+pub fn may_operate(who: PeerCredentials, held: &Held) -> bool {
+    match held.config.mode {
+        Mode::Production => who.uid == 0,
+        Mode::Development => who.uid == 0 || who.uid == held.my_ids.device_uid,
+    }
+}
+
+/// The channels between two VMs, in either direction; none with a VM that is not there.
+pub fn channels_between(
+    plan: &Plan,
+    me: VmIndex,
+    peer: Option<VmIndex>,
+) -> impl Iterator<Item = (ChannelIndex, &Channel)> {
+    let numbers = (0..=u16::MAX).map(ChannelIndex);
+    numbers.zip(&plan.channels).filter(move |(_, channel)| {
+        let joins =
+            |from, to| channel.from.vm == from && channel.to.iter().any(|reader| reader.vm == to);
+        peer.is_some_and(|peer| joins(me, peer) || joins(peer, me))
+    })
+}
+
+/// The epoch of a channel over a link, the same at both ends.
+///
+/// A channel with one reader has a new one for each link. The readers of a channel with several
+/// share its data, so theirs changes with the writer's run, which each of them learns from its link.
+#[must_use]
+pub fn epoch(channel: &Channel, link: &LinkId, writer: [u8; 16]) -> u64 {
+    if channel.to.len() == 1 {
+        return link.epoch(channel.name);
+    }
+    let bytes = [&writer[..], &channel.name.to_field()].concat();
+    let digest = digest(&SHA256, &bytes);
+    let first = digest.as_ref().first_chunk().copied();
+    u64::from_le_bytes(first.unwrap_or_default()).max(1)
+}
+
+/// The one service of a VM that a process is, by what its guest kernel attests.
+#[must_use]
+pub fn service_of<'a>(vm: &'a Vm, facts: &Facts) -> Option<(usize, &'a Service)> {
+    vm.services.iter().enumerate().find(|(_, service)| {
+        let process = service.process;
+        process.uid == facts.uid
+            && process
+                .exe_sha256
+                .is_none_or(|digest| Some(digest.0) == facts.exe_sha256)
+    })
+}
+
+/// All grants of a service's end of one channel, each with its index among the service's planned
+/// grants; none before every peer at the other ends is established.
+#[must_use]
+pub fn grants_of_end(
+    scope: &Scope<'_>,
+    service: &Service,
+    channel: ChannelIndex,
+    numbers: &mut Numbers,
+) -> Option<Vec<(usize, Grant)>> {
+    let planned = || {
+        let all = service.grants.iter().enumerate();
+        all.filter(|(_, planned)| planned.channel == channel)
+    };
+    let links = planned()
+        .filter_map(|(_, planned)| planned.peer)
+        .map(|peer| scope.links.get(usize::from(peer))?.as_ref())
+        .collect::<Option<Vec<_>>>()?;
+    let epochs = links.first().map(|link| link.epochs.as_slice())?;
+    let (_, epoch) = *epochs.iter().find(|(of, _)| *of == channel)?;
+    planned()
+        .map(|(at, planned)| Some((at, grant(scope, planned, epoch, numbers.next()?)?)))
+        .collect()
+}
+
+/// One grant as the policy plans it.
+fn grant(
+    scope: &Scope<'_>,
+    planned: &PlannedGrant,
+    epoch: u64,
+    (id, generation): (GrantId, Generation),
+) -> Option<Grant> {
+    let channel = scope.plan.channel(planned.channel)?;
+    let peer = match planned.peer {
+        None => None,
+        Some(peer) => {
+            let link = scope.links.get(usize::from(peer))?.as_ref()?;
+            let peer = scope.vm.peers.get(usize::from(peer))?;
+            Some(GrantPeer {
+                vm: scope.plan.vm_at(peer.vm)?.name,
+                ring: link.ring,
+                vector: peer.vector,
+            })
+        }
+    };
+    Some(Grant {
+        id,
+        generation,
+        channel: channel.name,
+        kind: channel.kind,
+        part: planned.part,
+        readers: u8::try_from(channel.to.len()).ok()?,
+        access: planned.access,
+        window: planned.window,
+        offset: planned.offset,
+        length: planned.length,
+        epoch,
+        expiry: 0,
+        peer,
+    })
+}

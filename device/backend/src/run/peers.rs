@@ -1,0 +1,681 @@
+//! The links with other device processes (DESIGN section 8).
+//!
+//! Of two VMs, the device process of the one whose name sorts first dials, and dials again when the
+//! link is lost; the other accepts. Connections that have not proved who they are are limited for
+//! each user that may dial, so that no user keeps another one out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use sivshm_abi::directory::SliceId;
+use sivshm_abi::grant::{Generation, RingId};
+use sivshm_abi::limits::MAX_PEERS;
+use sivshm_abi::name::{ChannelName, VmName};
+use sivshm_handshake::wire::ManifestEntry;
+use sivshm_handshake::{
+    Action, Blame as LinkBlame, Established, Outgoing, PeerHandshake, PeerUid, VerifiedPeer,
+};
+use sivshm_policy::plan::{ChannelIndex, Vm, VmIndex};
+use sivshm_sys::socket::{self, PassRights, PeerCredentials};
+
+use crate::audit::{Audit, AuditError, Blame, Decision, Entry, Event};
+use crate::held::Held;
+use crate::paths::socket_name;
+use crate::run::RunError;
+use crate::run::admission;
+use crate::run::bucket::TokenBucket;
+use crate::run::inventory::Inventory;
+use crate::run::outbox::Right;
+use crate::run::peer_link::{Connection, LinkEnd};
+use crate::run::poller::{ConnectionId, Poller, Source};
+use crate::vmm::port::FIRST_PEER;
+
+/// Time until the first dial after a link was lost, or could not be made.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
+
+/// Longest time from one dial to the next.
+const LAST_BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Connections that each peer may make at once; more come at [`ARRIVAL_INTERVAL`]. As many as a
+/// dialer makes in its first second of backing off.
+const ARRIVALS_AT_ONCE: u32 = 8;
+
+/// Time until a peer that has used up [`ARRIVALS_AT_ONCE`] may connect again: [`LAST_BACK_OFF`].
+const ARRIVAL_INTERVAL: Duration = LAST_BACK_OFF;
+
+/// Times that a connection is read for one wake-up.
+const READS_PER_WAKE: usize = 4;
+
+/// Ring ids that each peer may use up, since none is used twice: a fair share of 65535.
+const RING_IDS_PER_PEER: u16 = 256;
+const _: () =
+    assert!(FIRST_PEER.0 as usize + MAX_PEERS * RING_IDS_PER_PEER as usize <= u16::MAX as usize);
+
+/// What the rest of the device process has to know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PeerEvent {
+    /// The link with a peer is complete.
+    Established(usize),
+    /// A link is gone, and its ring id with it.
+    Lost(usize, RingId),
+    /// A peer's operator ended a channel between the two VMs.
+    Revoke(usize, ChannelIndex),
+}
+
+/// An established link.
+#[derive(Debug)]
+pub struct PeerLink<'h> {
+    connection: ConnectionId,
+    /// Proof of who is at the other end.
+    pub peer: VerifiedPeer,
+    /// By which the guest rings the peer.
+    pub ring: RingId,
+    /// Identifier of the peer's run.
+    pub instance: [u8; 16],
+    /// The epoch of each channel with the peer.
+    pub epochs: Vec<(ChannelIndex, u64)>,
+    /// When it was established.
+    pub since: Instant,
+    /// From the connection to its establishment.
+    pub handshake: Duration,
+    doorbell: Right<'h>,
+    slices: BTreeMap<SliceId, (Generation, Right<'h>)>,
+}
+
+impl<'h> PeerLink<'h> {
+    /// The eventfd that rings the peer.
+    #[must_use]
+    pub fn doorbell(&self) -> Right<'h> {
+        self.doorbell.clone()
+    }
+}
+
+/// One peer of the policy.
+#[derive(Debug)]
+struct Slot<'h> {
+    vm: VmIndex,
+    name: VmName,
+    uid: u32,
+    dials: bool,
+    next_dial: Option<Instant>,
+    back_off: Duration,
+    /// Connections made to the peer by this process.
+    dialed: u64,
+    rings: u16,
+    link: Option<PeerLink<'h>>,
+    last_error: Option<String>,
+}
+
+/// All peers.
+#[derive(Debug)]
+pub struct Peers<'h> {
+    held: &'h Held,
+    vm: &'h Vm,
+    inventory: Inventory<'h>,
+    slots: Vec<Slot<'h>>,
+    connections: BTreeMap<ConnectionId, Connection<'h>>,
+    arrivals: BTreeMap<u32, TokenBucket>,
+    seen: BTreeMap<SliceId, Generation>,
+    next_ring: RingId,
+    last_connection: ConnectionId,
+}
+
+impl<'h> Peers<'h> {
+    /// No links yet; the first dials are due at once.
+    #[must_use]
+    pub fn new(held: &'h Held, vm: &'h Vm, inventory: Inventory<'h>, now: Instant) -> Self {
+        let slots = vm.peers.iter().filter_map(|peer| {
+            let name = held.plan.vm_at(peer.vm)?.name;
+            let dials = vm.name < name;
+            Some(Slot {
+                vm: peer.vm,
+                name,
+                uid: held.ids.vm(name)?.device_uid,
+                dials,
+                next_dial: dials.then_some(now),
+                back_off: FIRST_BACK_OFF,
+                dialed: 0,
+                rings: 0,
+                link: None,
+                last_error: None,
+            })
+        });
+        Self {
+            held,
+            vm,
+            inventory,
+            slots: slots.collect(),
+            connections: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            next_ring: FIRST_PEER,
+            last_connection: ConnectionId::ZERO,
+        }
+    }
+
+    /// The established link with a peer.
+    #[must_use]
+    pub fn link(&self, peer: usize) -> Option<&PeerLink<'h>> {
+        self.slots.get(peer)?.link.as_ref()
+    }
+
+    /// Every peer in the plan's order: name, whether this side dials, its link, its last error.
+    pub fn list(
+        &self,
+    ) -> impl Iterator<Item = (VmName, bool, Option<&PeerLink<'h>>, Option<&str>)> {
+        self.slots.iter().map(|slot| {
+            let error = slot.last_error.as_deref();
+            (slot.name, slot.dials, slot.link.as_ref(), error)
+        })
+    }
+
+    /// A slice that an established peer gave.
+    #[must_use]
+    pub fn slice(&self, id: SliceId) -> Option<(Generation, Right<'h>)> {
+        let links = self.slots.iter().filter_map(|slot| slot.link.as_ref());
+        links
+            .filter_map(|link| link.slices.get(&id))
+            .next()
+            .cloned()
+    }
+
+    /// When [`Self::on_time`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let dials = self.slots.iter().filter_map(|slot| slot.next_dial);
+        let connections = self.connections.values();
+        dials
+            .chain(connections.filter_map(Connection::deadline))
+            .min()
+    }
+
+    /// Dials who is due, ends handshakes that take too long.
+    ///
+    /// # Errors
+    /// The audit or the host failed.
+    pub fn on_time(
+        &mut self,
+        poller: &Poller,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Vec<PeerEvent>, RunError> {
+        let mut events = Vec::new();
+        let due: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.deadline().is_some_and(|at| at <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let Some(connection) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            if let Err(why) = connection.on_time(poller, now) {
+                events.extend(self.end(id, &why, audit, now)?);
+            }
+        }
+        for peer in 0..self.slots.len() {
+            let due = |slot: &Slot<'_>| slot.next_dial.is_some_and(|at| at <= now);
+            if self.slots.get(peer).is_some_and(due) {
+                self.dial(peer, poller, now)?;
+            }
+        }
+        Ok(events)
+    }
+
+    /// Takes up a connection that somebody made.
+    ///
+    /// # Errors
+    /// The audit or the host failed.
+    pub fn accept(
+        &mut self,
+        socket: OwnedFd,
+        who: PeerCredentials,
+        poller: &Poller,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<(), RunError> {
+        let of_user = self
+            .slots
+            .iter()
+            .filter(|slot| !slot.dials && slot.uid == who.uid);
+        let peers = of_user.count();
+        let reason = match u32::try_from(peers) {
+            Ok(peers @ 1..) => {
+                let bucket = self.arrivals.entry(who.uid).or_insert_with(|| {
+                    let capacity = ARRIVALS_AT_ONCE.saturating_mul(peers);
+                    TokenBucket::new(capacity, ARRIVAL_INTERVAL / peers, now)
+                });
+                (!bucket.take(now)).then_some("its user connects too often")
+            }
+            _ => Some("no peer that dials this VM has its user"),
+        };
+        if let Some(reason) = reason {
+            return Ok(refused(&stranger(who), reason, Blame::Peer, audit, now)?);
+        }
+        let unproved = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.who.uid == who.uid && connection.in_handshake());
+        let unproved: Vec<_> = unproved.map(|(id, _)| *id).collect();
+        // One handshake for each peer: a newer connection means that the peer gave up an older one.
+        // Ids go up, so the first is the oldest.
+        if unproved.len() >= peers
+            && let Some(oldest) = unproved.first()
+        {
+            self.end(*oldest, &LinkEnd::Crowded, audit, now)?;
+        }
+        match PeerHandshake::accept(&self.held.credentials, SystemTime::now(), now) {
+            Ok(machine) => {
+                self.add(socket, machine, who, None, poller, now)?;
+                Ok(())
+            }
+            Err(refusal) => Ok(refused(
+                &stranger(who),
+                &refusal.to_string(),
+                Blame::Host,
+                audit,
+                now,
+            )?),
+        }
+    }
+
+    fn add(
+        &mut self,
+        socket: OwnedFd,
+        machine: PeerHandshake<Right<'h>>,
+        who: PeerCredentials,
+        peer: Option<usize>,
+        poller: &Poller,
+        now: Instant,
+    ) -> io::Result<ConnectionId> {
+        self.last_connection = self.last_connection.next();
+        let id = self.last_connection;
+        let mut connection = Connection::new(socket, Source::Peer(id), machine, who, poller, now)?;
+        connection.peer = peer;
+        self.connections.insert(id, connection);
+        Ok(id)
+    }
+
+    /// Dials a peer, or notes when to try again.
+    fn dial(&mut self, peer: usize, poller: &Poller, now: Instant) -> io::Result<()> {
+        let Some(slot) = self.slots.get_mut(peer) else {
+            return Ok(());
+        };
+        slot.next_dial = None;
+        slot.dialed += 1;
+        let path = self.held.peer_dir.join(socket_name(slot.name));
+        let dialed = socket::connect(&path).and_then(|socket| {
+            let who = socket::peer_credentials(&socket)?;
+            let credentials = &self.held.credentials;
+            let (name, wall) = (slot.name, SystemTime::now());
+            let dialed = PeerHandshake::dial(credentials, name, slot.dialed, wall, now);
+            let (machine, hello) = dialed.map_err(io::Error::other)?;
+            Ok((socket, who, machine, hello))
+        });
+        match dialed {
+            Ok((socket, who, machine, hello)) => {
+                let id = self.add(socket, machine, who, Some(peer), poller, now)?;
+                if let (Some(connection), Action::Send(bytes)) =
+                    (self.connections.get_mut(&id), hello)
+                {
+                    // What does not fit now is sent, or fails, when the socket is ready.
+                    let sent = connection.send(bytes, Vec::new());
+                    if let Err(error) = sent.and_then(|()| connection.flush(poller, now)) {
+                        tracing::debug!(%error, "a fresh connection does not take its first bytes");
+                    }
+                }
+            }
+            Err(error) => {
+                slot.last_error = Some(format!("can't connect to its device process: {error}"));
+                slot.back_off(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves a connection that is ready.
+    ///
+    /// # Errors
+    /// The audit or the host failed.
+    pub fn on_ready(
+        &mut self,
+        id: ConnectionId,
+        poller: &Poller,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Vec<PeerEvent>, RunError> {
+        let mut events = Vec::new();
+        if let Err(why) = self.exchange(id, &mut events, poller, audit, now)? {
+            events.extend(self.end(id, &why, audit, now)?);
+        }
+        Ok(events)
+    }
+
+    /// Reads, does what the machine says and sends. The outer error is the host's, the inner one
+    /// ends the connection.
+    fn exchange(
+        &mut self,
+        id: ConnectionId,
+        events: &mut Vec<PeerEvent>,
+        poller: &Poller,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Result<(), LinkEnd>, RunError> {
+        for _ in 0..READS_PER_WAKE {
+            let Some(connection) = self.connections.get_mut(&id) else {
+                return Ok(Ok(()));
+            };
+            let mut todo = match connection.read(&self.held.fdinfo) {
+                Ok(Some(actions)) => VecDeque::from(actions),
+                Ok(None) => break,
+                Err(why) => return Ok(Err(why)),
+            };
+            while let Some(action) = todo.pop_front() {
+                match self.act(id, action, events, audit, now)? {
+                    // What admission brings comes before what was asked for after it.
+                    Ok(more) => more
+                        .into_iter()
+                        .rev()
+                        .for_each(|action| todo.push_front(action)),
+                    Err(why) => return Ok(Err(why)),
+                }
+            }
+        }
+        let connection = self.connections.get_mut(&id);
+        Ok(connection.map_or(Ok(()), |connection| connection.flush(poller, now)))
+    }
+
+    /// Does one thing that a machine says.
+    fn act(
+        &mut self,
+        id: ConnectionId,
+        action: Action<Right<'h>>,
+        events: &mut Vec<PeerEvent>,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Result<Vec<Action<Right<'h>>>, LinkEnd>, RunError> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Ok(Err(LinkEnd::Closed));
+        };
+        let done = match action {
+            Action::Send(bytes) => connection.send(bytes, Vec::new()),
+            Action::SendRights { bytes, rights } => connection.send(bytes, rights),
+            Action::AllowRights { .. } => connection.pass_rights(PassRights::Allow),
+            Action::DenyRights => connection.pass_rights(PassRights::Refuse),
+            Action::CheckPeer { vm } => return self.admit(id, vm, audit),
+            Action::Established(link) => {
+                return self
+                    .establish(id, link, events, audit, now)
+                    .map(|end| end.map(|()| Vec::new()));
+            }
+            Action::Revoke(channel) => self.revoked(id, channel).map(|event| events.push(event)),
+            Action::Bye => Err(LinkEnd::Bye),
+        };
+        Ok(done.map(|()| Vec::new()))
+    }
+
+    /// A peer has proved its SVID: the kernel's word on it, and what it gets.
+    fn admit(
+        &mut self,
+        id: ConnectionId,
+        vm: VmName,
+        audit: &mut Audit<'_>,
+    ) -> Result<Result<Vec<Action<Right<'h>>>, LinkEnd>, RunError> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Ok(Err(LinkEnd::Closed));
+        };
+        // Of two VMs only one dials: whoever connects may be a peer that this side does not dial.
+        let slot =
+            self.slots.iter().enumerate().find(|(at, slot)| {
+                slot.name == vm && (connection.peer == Some(*at) || !slot.dials)
+            });
+        let planned = slot.map(|(_, slot)| PeerUid(slot.uid));
+        connection.peer = slot.map(|(at, _)| at);
+        let found = PeerUid(connection.who.uid);
+        let mut recorded = Ok(());
+        let (held, inventory, seen) = (self.held, &self.inventory, &self.seen);
+        let admitted = connection.machine().admit(found, planned, |peer| {
+            let mut terms = admission::link_terms(peer, held, self.vm, inventory, seen);
+            recorded = record_gifts(peer, &terms.outgoing, audit);
+            if recorded.is_err() {
+                terms.outgoing.clear();
+            }
+            terms
+        });
+        recorded?;
+        Ok(admitted.map_err(LinkEnd::from))
+    }
+
+    /// Both sides have everything: the new link takes the place of an older one.
+    fn establish(
+        &mut self,
+        id: ConnectionId,
+        link: Established<Right<'h>>,
+        events: &mut Vec<PeerEvent>,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Result<(), LinkEnd>, RunError> {
+        let connection = self.connections.get(&id);
+        let Some((peer, started)) = connection.and_then(|c| Some((c.peer?, c.started))) else {
+            return Ok(Err(LinkEnd::Closed));
+        };
+        let older = self.slots.get(peer).and_then(|slot| slot.link.as_ref());
+        if let Some(older) = older.map(|link| link.connection) {
+            events.extend(self.end(older, &LinkEnd::Replaced, audit, now)?);
+        }
+        let Some(slot) = self.slots.get_mut(peer) else {
+            return Ok(Err(LinkEnd::Closed));
+        };
+        if slot.rings >= RING_IDS_PER_PEER {
+            return Ok(Err(LinkEnd::RingIds));
+        }
+        let mut doorbell = None;
+        let mut slices = BTreeMap::new();
+        for object in link.objects {
+            match object.entry {
+                ManifestEntry::Slice(slice) => {
+                    self.seen.insert(slice.slice, slice.generation);
+                    slices.insert(slice.slice, (slice.generation, object.descriptor));
+                }
+                ManifestEntry::Doorbell { .. } => doorbell = Some(object.descriptor),
+            }
+        }
+        // The terms name a doorbell, so a link without one can't be established.
+        let Some(doorbell) = doorbell else {
+            return Ok(Err(LinkEnd::Closed));
+        };
+        let handshake = now.saturating_duration_since(started);
+        audit.record(Entry {
+            event: Event::Peer,
+            decision: Decision::Allow,
+            blame: Blame::Nobody,
+            who: &link.peer.id().to_string(),
+            what: &format!(
+                "link as ring id {} with {} slices",
+                self.next_ring.0,
+                slices.len()
+            ),
+            reason: "SVID, user, boot, policy and descriptors are as planned",
+        })?;
+        let writer = |vm| {
+            if vm == self.held.me {
+                self.held.instance
+            } else {
+                link.instance
+            }
+        };
+        let channels = admission::channels_between(&self.held.plan, self.held.me, Some(slot.vm));
+        let epochs = channels.map(|(at, channel)| {
+            (
+                at,
+                admission::epoch(channel, &link.link, writer(channel.from.vm)),
+            )
+        });
+        slot.link = Some(PeerLink {
+            connection: id,
+            peer: link.peer,
+            ring: self.next_ring,
+            instance: link.instance,
+            epochs: epochs.collect(),
+            since: now,
+            handshake,
+            doorbell,
+            slices,
+        });
+        slot.rings += 1;
+        slot.back_off = FIRST_BACK_OFF;
+        slot.last_error = None;
+        self.next_ring = RingId(self.next_ring.0 + 1);
+        events.push(PeerEvent::Established(peer));
+        Ok(Ok(()))
+    }
+
+    /// A peer's operator has ended a channel.
+    fn revoked(&self, id: ConnectionId, name: ChannelName) -> Result<PeerEvent, LinkEnd> {
+        let peer = self.connections.get(&id).and_then(|c| c.peer);
+        let vm = peer
+            .and_then(|peer| self.slots.get(peer))
+            .map(|slot| slot.vm);
+        let mut between = admission::channels_between(&self.held.plan, self.held.me, vm);
+        let channel = between.find(|(_, channel)| channel.name == name);
+        match (peer, channel) {
+            (Some(peer), Some((at, _))) => Ok(PeerEvent::Revoke(peer, at)),
+            _ => Err(LinkEnd::ForeignChannel(name)),
+        }
+    }
+
+    /// Ends a connection: an established link is lost with it, a handshake is refused.
+    fn end(
+        &mut self,
+        id: ConnectionId,
+        why: &LinkEnd,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Option<PeerEvent>, RunError> {
+        let Some(connection) = self.connections.remove(&id) else {
+            return Ok(None);
+        };
+        let reason = why.to_string();
+        let blame = why.blame();
+        let peer = connection.peer;
+        let who = connection.who;
+        match why {
+            LinkEnd::Refused(_) => connection.refuse(),
+            _ => drop(connection),
+        }
+        let Some((peer, slot)) = peer.and_then(|at| Some((at, self.slots.get_mut(at)?))) else {
+            refused(&stranger(who), &reason, blame, audit, now)?;
+            return Ok(None);
+        };
+        let lost = slot.link.take_if(|link| link.connection == id);
+        slot.last_error = Some(reason.clone());
+        if slot.link.is_none() && slot.dials {
+            slot.back_off(now);
+        }
+        let Some(link) = lost else {
+            let name = format!("{} claiming to be {}", stranger(who), slot.name);
+            refused(&name, &reason, blame, audit, now)?;
+            return Ok(None);
+        };
+        // The link is gone whether or not that can be recorded.
+        audit.record(Entry {
+            event: Event::Peer,
+            decision: Decision::End,
+            blame,
+            who: &link.peer.id().to_string(),
+            what: &format!("link as ring id {}", link.ring.0),
+            reason: &reason,
+        })?;
+        Ok(Some(PeerEvent::Lost(peer, link.ring)))
+    }
+
+    /// Tells a peer that a channel was revoked for good; one that is not there is told when it is.
+    pub fn revoke(&mut self, peer: usize, channel: ChannelName, poller: &Poller, now: Instant) {
+        let link = self.slots.get(peer).and_then(|slot| slot.link.as_ref());
+        let connection = link.and_then(|link| self.connections.get_mut(&link.connection));
+        let told = connection.map(|connection| connection.revoke(channel, poller, now));
+        if let Some(Err(error)) = told {
+            // The socket reports the same error to the loop, which ends the connection.
+            tracing::debug!(%error, "the peer could not be told of a revocation");
+        }
+    }
+
+    /// Leaves all peers in good order, as far as they listen.
+    pub fn leave(&mut self) {
+        for (_, connection) in std::mem::take(&mut self.connections) {
+            connection.leave();
+        }
+    }
+}
+
+impl Slot<'_> {
+    /// Dials again after a while, which doubles each time.
+    fn back_off(&mut self, now: Instant) {
+        self.next_dial = Some(now + self.back_off);
+        self.back_off = self.back_off.saturating_mul(2).min(LAST_BACK_OFF);
+    }
+}
+
+impl LinkEnd {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Refused(refusal) => match refusal.blame() {
+                LinkBlame::Peer => Blame::Peer,
+                LinkBlame::Policy => Blame::Policy,
+                LinkBlame::Host => Blame::Host,
+            },
+            Self::RingIds => Blame::Host,
+            Self::Bye | Self::Replaced => Blame::Nobody,
+            _ => Blame::Peer,
+        }
+    }
+}
+
+/// Records what an authenticated peer is about to get.
+fn record_gifts(
+    peer: &VerifiedPeer,
+    gifts: &[Outgoing<Right<'_>>],
+    audit: &mut Audit<'_>,
+) -> Result<(), AuditError> {
+    let slices = gifts.iter().filter_map(|gift| match &gift.entry {
+        ManifestEntry::Slice(slice) => Some(slice.slice.0.to_string()),
+        ManifestEntry::Doorbell { .. } => None,
+    });
+    let slices: Vec<_> = slices.collect();
+    audit.record(Entry {
+        event: Event::Slices,
+        decision: Decision::Allow,
+        blame: Blame::Nobody,
+        who: &peer.id().to_string(),
+        what: &format!("slices {} read-only, and a doorbell", slices.join(" ")),
+        reason: "the policy gives them, SVID and user are the peer's",
+    })
+}
+
+/// A process of the host in words.
+fn stranger(who: PeerCredentials) -> String {
+    format!("process {} of user {}", who.pid, who.uid)
+}
+
+fn refused(
+    who: &str,
+    reason: &str,
+    blame: Blame,
+    audit: &mut Audit<'_>,
+    now: Instant,
+) -> Result<(), AuditError> {
+    audit.record_limited(
+        Entry {
+            event: Event::Peer,
+            decision: Decision::Deny,
+            blame,
+            who,
+            what: "link",
+            reason,
+        },
+        now,
+    )
+}
