@@ -62,6 +62,8 @@ mod peer;
 mod refusal;
 mod step;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod verifier;
 pub mod wire;

@@ -10,7 +10,7 @@ use crate::credentials::Credentials;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::link::LinkId;
 use crate::refusal::Refusal;
-use crate::step::{ExpectTls, Outbox, Role, State, VerifiedPeer};
+use crate::step::{ExpectTls, Intent, Outbox, Role, State, VerifiedPeer};
 use crate::terms::{Arrived, LinkTerms, PeerUid, Received};
 use crate::tls::{Tls, TlsFault};
 use crate::wire::{HEADER_BYTES, Hello, Message};
@@ -133,9 +133,9 @@ impl<T: Clone> PeerHandshake<T> {
         bytes: &[u8],
         rights: Vec<Arrived<T>>,
     ) -> Result<Vec<Action<T>>, Refusal> {
-        self.drive(|machine, actions| {
+        self.drive(|machine, outbox| {
             machine.state.take_rights(rights)?;
-            machine.take_bytes(bytes, actions)
+            machine.take_bytes(bytes, outbox)
         })
     }
 
@@ -152,13 +152,12 @@ impl<T: Clone> PeerHandshake<T> {
         planned: Option<PeerUid>,
         grant: impl FnOnce(&VerifiedPeer) -> LinkTerms<T>,
     ) -> Result<Vec<Action<T>>, Refusal> {
-        self.drive(|machine, actions| {
+        self.drive(|machine, outbox| {
             let State::Admission(step) = mem::take(&mut machine.state) else {
                 return Err(Refusal::Ended);
             };
-            let mut outbox = Outbox::new(&mut machine.tls, actions);
-            machine.state = step.on_peer_uid(found, planned, grant, &mut outbox)?;
-            machine.advance(actions)
+            machine.state = step.on_peer_uid(found, planned, grant, outbox)?;
+            machine.advance(outbox)
         })
     }
 
@@ -168,8 +167,7 @@ impl<T: Clone> PeerHandshake<T> {
         let State::Established = self.state else {
             return None;
         };
-        self.tls.say(&Message::Revoke(channel)).ok()?;
-        Some(self.tls.flush())
+        self.tls.say(&Message::Revoke(channel)).ok()
     }
 
     /// Leaves in good order, at any time, and gives the last bytes to send.
@@ -210,39 +208,46 @@ impl<T: Clone> PeerHandshake<T> {
     /// Runs one entry point; an error ends the machine.
     fn drive(
         &mut self,
-        entry: impl FnOnce(&mut Self, &mut Vec<Action<T>>) -> Result<(), Refusal>,
+        entry: impl FnOnce(&mut Self, &mut Outbox<T>) -> Result<(), Refusal>,
     ) -> Result<Vec<Action<T>>, Refusal> {
         if let State::Ended = self.state {
             return Err(Refusal::Ended);
         }
-        let mut actions = Vec::new();
-        match entry(self, &mut actions) {
-            Ok(()) => Ok(actions),
-            Err(refusal) => {
-                self.state = State::Ended;
-                self.inbox = Vec::new();
-                // TLS numbers its records: what was to be said before still has to go first.
-                for action in actions {
-                    if let Action::Send(bytes) | Action::SendRights { bytes, .. } = action {
-                        self.last_words.extend(bytes);
-                    }
-                }
-                let told = refusal.told().map(Message::Refusal);
-                self.last_words.extend(self.tls.farewell(told.as_ref()));
-                Err(refusal)
-            }
+        let mut outbox = Outbox(Vec::new());
+        let result = entry(self, &mut outbox).and_then(|()| self.seal(outbox));
+        if let Err(refusal) = &result {
+            self.state = State::Ended;
+            self.inbox = Vec::new();
+            let told = refusal.told().map(Message::Refusal);
+            self.last_words = self.tls.farewell(told.as_ref());
         }
+        result
     }
 
-    fn take_bytes(
-        &mut self,
-        mut bytes: &[u8],
-        actions: &mut Vec<Action<T>>,
-    ) -> Result<(), Refusal> {
+    /// Encrypts what is to be said, behind what TLS has to say by itself.
+    fn seal(&mut self, outbox: Outbox<T>) -> Result<Vec<Action<T>>, Refusal> {
+        let mut actions = Vec::new();
+        let bytes = self.tls.flush();
+        if !bytes.is_empty() {
+            actions.push(Action::Send(bytes));
+        }
+        for intent in outbox.0 {
+            actions.push(match intent {
+                Intent::Say(message) => Action::Send(self.tls.say(&message)?),
+                Intent::Give(message, rights) => Action::SendRights {
+                    bytes: self.tls.say(&message)?,
+                    rights,
+                },
+                Intent::Ask(action) => action,
+            });
+        }
+        Ok(actions)
+    }
+
+    fn take_bytes(&mut self, mut bytes: &[u8], outbox: &mut Outbox<T>) -> Result<(), Refusal> {
         while !bytes.is_empty() {
             let open = self.tls.read(&mut bytes, &mut self.inbox)?;
-            Outbox::new(&mut self.tls, actions).flush();
-            self.advance(actions)?;
+            self.advance(outbox)?;
             match self.state {
                 State::Ended => return Ok(()),
                 _ if !open => return Err(TlsFault::Closed.into()),
@@ -253,12 +258,11 @@ impl<T: Clone> PeerHandshake<T> {
     }
 
     /// Lets the state machine go as far as what has come allows.
-    fn advance(&mut self, actions: &mut Vec<Action<T>>) -> Result<(), Refusal> {
+    fn advance(&mut self, outbox: &mut Outbox<T>) -> Result<(), Refusal> {
         loop {
-            let mut outbox = Outbox::new(&mut self.tls, actions);
             self.state = match mem::take(&mut self.state) {
-                State::Tls(step) => match outbox.tls.authenticated()? {
-                    Some(identity) => step.on_authenticated(identity, &mut outbox),
+                State::Tls(step) => match self.tls.authenticated()? {
+                    Some(identity) => step.on_authenticated(identity, outbox),
                     None => {
                         self.state = State::Tls(step);
                         return Ok(());
@@ -279,7 +283,7 @@ impl<T: Clone> PeerHandshake<T> {
                 state => match Message::take(&self.inbox)? {
                     Some((message, len)) => {
                         self.inbox.drain(..len);
-                        state.on_message(message, &mut outbox)?
+                        state.on_message(message, outbox)?
                     }
                     None => {
                         self.state = state;

@@ -107,7 +107,7 @@ pub(crate) fn unix_time(wall: SystemTime) -> UnixTime {
 
 /// The time at which a connection was begun.
 #[derive(Debug)]
-struct GivenTime(UnixTime);
+pub(crate) struct GivenTime(pub(crate) UnixTime);
 
 impl TimeProvider for GivenTime {
     fn current_time(&self) -> Option<UnixTime> {
@@ -211,12 +211,18 @@ impl Tls {
         Ok(Some(identity))
     }
 
-    /// Encrypts a message.
-    pub(crate) fn say(&mut self, message: &Message) -> Result<(), TlsFault> {
+    /// Encrypts a message, and gives its bytes behind those that are not sent yet.
+    pub(crate) fn say(&mut self, message: &Message) -> Result<Vec<u8>, TlsFault> {
+        self.write(&message.to_bytes())
+    }
+
+    /// Encrypts bytes.
+    pub(crate) fn write(&mut self, plain: &[u8]) -> Result<Vec<u8>, TlsFault> {
         self.connection
             .writer()
-            .write_all(&message.to_bytes())
-            .map_err(|_| TlsFault::SetUp(Error::EncryptError))
+            .write_all(plain)
+            .map_err(|_| TlsFault::SetUp(Error::EncryptError))?;
+        Ok(self.flush())
     }
 
     /// Everything that is encrypted and not yet sent.
@@ -229,11 +235,13 @@ impl Tls {
 
     /// The last bytes to the peer: a message if it can be encrypted yet, and TLS's own end.
     pub(crate) fn farewell(&mut self, message: Option<&Message>) -> Vec<u8> {
-        if let Some(message) = message.filter(|_| !self.connection.is_handshaking()) {
-            // A peer that can't be told is refused all the same.
-            let _ = self.say(message);
-        }
+        // A peer that can't be told is refused all the same.
+        let mut bytes = message
+            .filter(|_| !self.connection.is_handshaking())
+            .and_then(|message| self.say(message).ok())
+            .unwrap_or_default();
         self.connection.send_close_notify();
-        self.flush()
+        bytes.extend(self.flush());
+        bytes
     }
 }

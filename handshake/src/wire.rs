@@ -5,13 +5,18 @@
 
 use std::fmt;
 
-use sivshm_abi::directory::SliceId;
-use sivshm_abi::grant::Generation;
 use sivshm_abi::name::ChannelName;
 use sivshm_abi::wire::{Malformed, Reader};
 
-use crate::limits::{MAX_MANIFEST_ENTRIES, MAX_PAYLOAD_BYTES, MAX_RIGHTS_PER_MESSAGE};
-use crate::refusal::RefusalCode;
+use crate::limits::{MAX_PAYLOAD_BYTES, MAX_RIGHTS_PER_MESSAGE};
+
+mod hello;
+mod manifest;
+mod told;
+
+pub use hello::{Contract, Hello};
+pub use manifest::{Manifest, ManifestEntry, SliceEntry};
+pub use told::Told;
 
 /// Version of the messages. Both sides must have the same.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -88,202 +93,6 @@ impl fmt::Display for MessageType {
     }
 }
 
-/// SHA-256 of the contract between two VMs. Displays as hexadecimal.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct Contract(pub [u8; 32]);
-
-impl fmt::Display for Contract {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Contract {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Contract({self})")
-    }
-}
-
-/// `hello`: who speaks and on what terms.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Hello {
-    /// [`PROTOCOL_VERSION`] of the sender.
-    pub version: u16,
-    /// The dialer's number of this connection; 0 from the listener.
-    pub connection: u64,
-    /// Random identifier of this run of the sender.
-    pub instance: [u8; 16],
-    /// Random identifier of this boot of the host.
-    pub host_boot: [u8; 16],
-    /// Serial number of the sender's policy.
-    pub policy_serial: u64,
-    /// The contract between the two VMs, as the sender's policy has it.
-    pub contract: Contract,
-}
-
-impl Hello {
-    /// Bytes of the payload.
-    pub const BYTES: usize = 2 + 8 + 16 + 16 + 8 + 32;
-
-    fn write(&self, to: &mut Vec<u8>) {
-        to.extend(self.version.to_le_bytes());
-        to.extend(self.connection.to_le_bytes());
-        to.extend(self.instance);
-        to.extend(self.host_boot);
-        to.extend(self.policy_serial.to_le_bytes());
-        to.extend(self.contract.0);
-    }
-
-    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
-            version: from.u16("hello.version")?,
-            connection: from.u64("hello.connection")?,
-            instance: from.array("hello.instance")?,
-            host_boot: from.array("hello.host_boot")?,
-            policy_serial: from.u64("hello.policy_serial")?,
-            contract: Contract(from.array("hello.contract")?),
-        })
-    }
-}
-
-/// A memfd as its creator describes it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct SliceEntry {
-    /// Which slice of the plan.
-    pub slice: SliceId,
-    /// Bytes.
-    pub bytes: u64,
-    /// Generation of the slice.
-    pub generation: Generation,
-    /// Seals, as `F_GET_SEALS` gives them.
-    pub seals: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Permission bits, `st_mode & 0o7777`.
-    pub mode: u32,
-    /// `st_dev`.
-    pub dev: u64,
-    /// `st_ino`.
-    pub ino: u64,
-}
-
-/// One descriptor that will come.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ManifestEntry {
-    /// A slice that the sender's VM writes and the receiver's VM reads.
-    Slice(SliceEntry),
-    /// The eventfd by which the receiver's VM rings the sender's.
-    Doorbell {
-        /// `eventfd-id` of its fdinfo.
-        id: u64,
-    },
-}
-
-impl ManifestEntry {
-    /// Bytes of the longest entry: a slice's, with its tag.
-    pub const MAX_BYTES: usize = 1 + 4 + 8 + 8 + 4 * 4 + 8 + 8;
-
-    const SLICE: u8 = 1;
-    const DOORBELL: u8 = 2;
-
-    fn write(&self, to: &mut Vec<u8>) {
-        match self {
-            Self::Slice(slice) => {
-                to.push(Self::SLICE);
-                to.extend(slice.slice.0.to_le_bytes());
-                to.extend(slice.bytes.to_le_bytes());
-                to.extend(slice.generation.0.to_le_bytes());
-                for field in [slice.seals, slice.uid, slice.gid, slice.mode] {
-                    to.extend(field.to_le_bytes());
-                }
-                to.extend(slice.dev.to_le_bytes());
-                to.extend(slice.ino.to_le_bytes());
-            }
-            Self::Doorbell { id } => {
-                to.push(Self::DOORBELL);
-                to.extend(id.to_le_bytes());
-            }
-        }
-    }
-
-    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match from.u8("manifest.entry")? {
-            Self::SLICE => Ok(Self::Slice(SliceEntry {
-                slice: SliceId(from.u32("manifest.slice")?),
-                bytes: from.u64("manifest.bytes")?,
-                generation: Generation(from.u64("manifest.generation")?),
-                seals: from.u32("manifest.seals")?,
-                uid: from.u32("manifest.uid")?,
-                gid: from.u32("manifest.gid")?,
-                mode: from.u32("manifest.mode")?,
-                dev: from.u64("manifest.dev")?,
-                ino: from.u64("manifest.ino")?,
-            })),
-            Self::DOORBELL => Ok(Self::Doorbell {
-                id: from.u64("manifest.eventfd")?,
-            }),
-            _ => Err(Malformed::BadValue("manifest.entry")),
-        }
-    }
-}
-
-/// `manifest`: which descriptors will come, in the order of their coming.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Manifest {
-    // At most MAX_MANIFEST_ENTRIES.
-    entries: Vec<ManifestEntry>,
-}
-
-impl Manifest {
-    /// Makes a manifest.
-    ///
-    /// # Errors
-    /// More than [`MAX_MANIFEST_ENTRIES`] entries.
-    pub fn new(entries: Vec<ManifestEntry>) -> Result<Self, Malformed> {
-        if entries.len() > MAX_MANIFEST_ENTRIES {
-            return Err(Self::TOO_MANY);
-        }
-        Ok(Self { entries })
-    }
-
-    /// The entries.
-    #[must_use]
-    pub fn entries(&self) -> &[ManifestEntry] {
-        &self.entries
-    }
-
-    /// The entries, taken out.
-    #[must_use]
-    pub fn into_entries(self) -> Vec<ManifestEntry> {
-        self.entries
-    }
-
-    const TOO_MANY: Malformed = Malformed::TooMany {
-        what: "manifest entries",
-        max: MAX_MANIFEST_ENTRIES,
-    };
-
-    fn write(&self, to: &mut Vec<u8>) {
-        // `new` and `read` bound the number of entries below the largest u16.
-        let count = u16::try_from(self.entries.len()).unwrap_or(u16::MAX);
-        to.extend(count.to_le_bytes());
-        self.entries.iter().for_each(|entry| entry.write(to));
-    }
-
-    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let count = usize::from(from.u16("manifest.count")?);
-        if count > MAX_MANIFEST_ENTRIES {
-            return Err(Self::TOO_MANY);
-        }
-        let entries = (0..count).map(|_| ManifestEntry::read(from));
-        Ok(Self {
-            entries: entries.collect::<Result<_, _>>()?,
-        })
-    }
-}
-
 /// `rights`: how many descriptors ride on this message; 1 to [`MAX_RIGHTS_PER_MESSAGE`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Rights(u8);
@@ -304,49 +113,6 @@ impl Rights {
     #[must_use]
     pub fn count(self) -> usize {
         usize::from(self.0)
-    }
-}
-
-/// `refusal`: all that a refused party is told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Told {
-    /// The two policies differ about this link.
-    Contract {
-        /// The contract as the refusing party has it.
-        refuser: Contract,
-        /// The contract as the refused party's hello gave it.
-        refused: Contract,
-    },
-    /// Any other reason.
-    Code(RefusalCode),
-}
-
-impl Told {
-    /// The number of the reason.
-    #[must_use]
-    pub const fn code(&self) -> RefusalCode {
-        match self {
-            Self::Contract { .. } => RefusalCode::Contract,
-            Self::Code(code) => *code,
-        }
-    }
-
-    fn write(&self, to: &mut Vec<u8>) {
-        to.extend(self.code().code().to_le_bytes());
-        if let Self::Contract { refuser, refused } = self {
-            to.extend(refuser.0);
-            to.extend(refused.0);
-        }
-    }
-
-    fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match RefusalCode::from_code(from.u16("refusal.code")?)? {
-            RefusalCode::Contract => Ok(Self::Contract {
-                refuser: Contract(from.array("refusal.refuser")?),
-                refused: Contract(from.array("refusal.refused")?),
-            }),
-            code => Ok(Self::Code(code)),
-        }
     }
 }
 

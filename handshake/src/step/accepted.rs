@@ -16,7 +16,7 @@ pub(crate) struct ExpectAccepted<T> {
 }
 
 impl<T> ExpectAccepted<T> {
-    pub(super) fn on_accepted(self, outbox: &mut Outbox<'_, T>) -> State<T> {
+    pub(super) fn on_accepted(self, outbox: &mut Outbox<T>) -> State<T> {
         drop(self.originals);
         outbox.ask(Action::Established(Established {
             peer: self.peer,

@@ -7,7 +7,7 @@ use super::hello::ExpectHello;
 use super::{Outbox, Role, State};
 use crate::identity::VerifiedIdentity;
 use crate::limits::MAX_MANIFEST_ENTRIES;
-use crate::refusal::{Blame, Refusal, RefusalCode};
+use crate::refusal::{Blame, RefusalCode};
 use crate::terms::{LinkTerms, PeerUid};
 use crate::wire::{Hello, Manifest, Message, PROTOCOL_VERSION};
 
@@ -120,8 +120,8 @@ impl AwaitAdmission {
         found: PeerUid,
         planned: Option<PeerUid>,
         grant: impl FnOnce(&VerifiedPeer) -> LinkTerms<T>,
-        outbox: &mut Outbox<'_, T>,
-    ) -> Result<State<T>, Refusal> {
+        outbox: &mut Outbox<T>,
+    ) -> Result<State<T>, AdmissionFault> {
         let peer = VerifiedPeer::new(self.identity, found, planned)?;
         let terms = grant(&peer);
         let entries: Vec<_> = terms.outgoing.iter().map(|out| out.entry).collect();
@@ -138,7 +138,7 @@ impl AwaitAdmission {
             policy_serial: terms.policy_serial,
             contract: terms.contract,
         };
-        outbox.say(&Message::Hello(ours))?;
+        outbox.say(Message::Hello(ours));
         Ok(State::Hello(ExpectHello {
             role: self.role,
             peer,

@@ -5,12 +5,12 @@ use sivshm_abi::name::ChannelName;
 use super::{Outbox, State};
 use crate::peer::Action;
 
-pub(super) fn on_revoke<T>(channel: ChannelName, outbox: &mut Outbox<'_, T>) -> State<T> {
+pub(super) fn on_revoke<T>(channel: ChannelName, outbox: &mut Outbox<T>) -> State<T> {
     outbox.ask(Action::Revoke(channel));
     State::Established
 }
 
-pub(super) fn on_bye<T>(outbox: &mut Outbox<'_, T>) -> State<T> {
+pub(super) fn on_bye<T>(outbox: &mut Outbox<T>) -> State<T> {
     outbox.ask(Action::Bye);
     State::Ended
 }

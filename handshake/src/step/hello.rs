@@ -3,7 +3,7 @@
 use super::manifest::ExpectManifest;
 use super::{Outbox, Role, State, VerifiedPeer};
 use crate::link::LinkId;
-use crate::refusal::{Blame, Refusal, RefusalCode};
+use crate::refusal::{Blame, RefusalCode};
 use crate::terms::Expected;
 use crate::wire::{Contract, Hello, Manifest, Message, Told};
 
@@ -90,10 +90,10 @@ impl<T> ExpectHello<T> {
     pub(super) fn on_hello(
         self,
         theirs: Hello,
-        outbox: &mut Outbox<'_, T>,
-    ) -> Result<State<T>, Refusal> {
+        outbox: &mut Outbox<T>,
+    ) -> Result<State<T>, HelloFault> {
         let link = self.agree(&theirs)?;
-        outbox.say(&Message::Manifest(self.manifest))?;
+        outbox.say(Message::Manifest(self.manifest));
         Ok(State::Manifest(ExpectManifest {
             peer: self.peer,
             link,

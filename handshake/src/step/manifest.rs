@@ -8,7 +8,6 @@ use super::rights::Incoming;
 use super::{Outbox, State, VerifiedPeer};
 use crate::link::LinkId;
 use crate::peer::Action;
-use crate::refusal::Refusal;
 use crate::terms::{Expected, REQUIRED_SEALS, SLICE_MODE};
 use crate::wire::{Manifest, ManifestEntry, Message, SliceEntry};
 
@@ -95,15 +94,15 @@ impl<T> ExpectManifest<T> {
     pub(super) fn on_manifest(
         self,
         manifest: Manifest,
-        outbox: &mut Outbox<'_, T>,
-    ) -> Result<State<T>, Refusal> {
+        outbox: &mut Outbox<T>,
+    ) -> Result<State<T>, ManifestFault> {
         let promised = manifest.into_entries();
         compare(&promised, &self.expected)?;
         if !promised.is_empty() {
             let count = promised.len();
             outbox.ask(Action::AllowRights { count });
         }
-        outbox.say(&Message::Ready)?;
+        outbox.say(Message::Ready);
         Ok(State::Ready(ExpectReady {
             peer: self.peer,
             link: self.link,

@@ -26,7 +26,7 @@ pub(crate) use tls::ExpectTls;
 use crate::peer::Action;
 use crate::refusal::{Refusal, Step};
 use crate::terms::Arrived;
-use crate::tls::{Tls, TlsFault};
+use crate::tls::TlsFault;
 use crate::wire::Message;
 
 use accepted::ExpectAccepted;
@@ -81,16 +81,16 @@ impl<T: Clone> State<T> {
     pub(crate) fn on_message(
         self,
         message: Message,
-        outbox: &mut Outbox<'_, T>,
+        outbox: &mut Outbox<T>,
     ) -> Result<Self, Refusal> {
         let waiting = self.waiting();
         match (self, message) {
-            (Self::Hello(step), Message::Hello(hello)) => step.on_hello(hello, outbox),
+            (Self::Hello(step), Message::Hello(hello)) => Ok(step.on_hello(hello, outbox)?),
             (Self::Manifest(step), Message::Manifest(manifest)) => {
-                step.on_manifest(manifest, outbox)
+                Ok(step.on_manifest(manifest, outbox)?)
             }
-            (Self::Ready(step), Message::Ready) => step.on_ready(outbox),
-            (Self::Rights(step), Message::Rights(rights)) => step.on_rights(rights, outbox),
+            (Self::Ready(step), Message::Ready) => Ok(step.on_ready(outbox)?),
+            (Self::Rights(step), Message::Rights(rights)) => Ok(step.on_rights(rights, outbox)?),
             (Self::Accepted(step), Message::Accepted) => Ok(step.on_accepted(outbox)),
             (Self::Established, Message::Revoke(channel)) => {
                 Ok(established::on_revoke(channel, outbox))
@@ -122,39 +122,29 @@ impl<T: Clone> State<T> {
     }
 }
 
-/// What a step writes to: messages for the peer, actions for the caller.
-pub(crate) struct Outbox<'a, T> {
-    pub(crate) tls: &'a mut Tls,
-    actions: &'a mut Vec<Action<T>>,
+/// What a step wants done.
+pub(crate) enum Intent<T> {
+    /// Tell the peer.
+    Say(Message),
+    /// Tell the peer, and give it descriptors with the message.
+    Give(Message, Vec<T>),
+    /// Tell the caller.
+    Ask(Action<T>),
 }
 
-impl<'a, T> Outbox<'a, T> {
-    pub(crate) const fn new(tls: &'a mut Tls, actions: &'a mut Vec<Action<T>>) -> Self {
-        Self { tls, actions }
+/// What the steps of one entry want done, in order. Nothing of it is if one of them refuses.
+pub(crate) struct Outbox<T>(pub(crate) Vec<Intent<T>>);
+
+impl<T> Outbox<T> {
+    fn say(&mut self, message: Message) {
+        self.0.push(Intent::Say(message));
     }
 
-    /// Passes on what TLS has to say by itself.
-    pub(crate) fn flush(&mut self) {
-        let bytes = self.tls.flush();
-        if !bytes.is_empty() {
-            self.actions.push(Action::Send(bytes));
-        }
-    }
-
-    fn say(&mut self, message: &Message) -> Result<(), TlsFault> {
-        self.tls.say(message)?;
-        self.flush();
-        Ok(())
-    }
-
-    fn say_with(&mut self, message: &Message, rights: Vec<T>) -> Result<(), TlsFault> {
-        self.tls.say(message)?;
-        let bytes = self.tls.flush();
-        self.actions.push(Action::SendRights { bytes, rights });
-        Ok(())
+    fn give(&mut self, message: Message, rights: Vec<T>) {
+        self.0.push(Intent::Give(message, rights));
     }
 
     fn ask(&mut self, action: Action<T>) {
-        self.actions.push(action);
+        self.0.push(Intent::Ask(action));
     }
 }

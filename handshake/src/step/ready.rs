@@ -1,10 +1,11 @@
 //! Waits for the peer's `ready`, and sends this side's descriptors then.
 
+use sivshm_abi::wire::Malformed;
+
 use super::rights::{ExpectRights, Incoming};
 use super::{Outbox, State, VerifiedPeer};
 use crate::limits::MAX_RIGHTS_PER_MESSAGE;
 use crate::link::LinkId;
-use crate::refusal::Refusal;
 use crate::wire::{Message, Rights};
 
 /// The peer's manifest is as planned; this side's `ready` is sent, so descriptors may come already.
@@ -18,10 +19,11 @@ pub(crate) struct ExpectReady<T> {
 }
 
 impl<T: Clone> ExpectReady<T> {
-    pub(super) fn on_ready(self, outbox: &mut Outbox<'_, T>) -> Result<State<T>, Refusal> {
+    pub(super) fn on_ready(self, outbox: &mut Outbox<T>) -> Result<State<T>, Malformed> {
+        // A batch is never empty and never too large, so its number is never refused.
         for batch in self.originals.chunks(MAX_RIGHTS_PER_MESSAGE) {
             let rights = Message::Rights(Rights::new(batch.len())?);
-            outbox.say_with(&rights, batch.to_vec())?;
+            outbox.give(rights, batch.to_vec());
         }
         let next = ExpectRights {
             peer: self.peer,
@@ -30,6 +32,6 @@ impl<T: Clone> ExpectReady<T> {
             originals: self.originals,
             incoming: self.incoming,
         };
-        next.go_on(outbox)
+        Ok(next.go_on(outbox))
     }
 }

@@ -4,7 +4,7 @@ use super::accepted::ExpectAccepted;
 use super::{Outbox, State, VerifiedPeer};
 use crate::link::LinkId;
 use crate::peer::Action;
-use crate::refusal::{Refusal, Step};
+use crate::refusal::Step;
 use crate::terms::{Arrived, EventfdFacts, MemfdFacts, ObjectFacts, Received};
 use crate::wire::{ManifestEntry, Message, Rights, SliceEntry};
 
@@ -229,27 +229,27 @@ impl<T> ExpectRights<T> {
     pub(super) fn on_rights(
         mut self,
         rights: Rights,
-        outbox: &mut Outbox<'_, T>,
-    ) -> Result<State<T>, Refusal> {
+        outbox: &mut Outbox<T>,
+    ) -> Result<State<T>, RightsFault> {
         self.incoming.announce(rights)?;
-        self.go_on(outbox)
+        Ok(self.go_on(outbox))
     }
 
     /// Stays until all descriptors are in, then accepts them.
-    pub(super) fn go_on(self, outbox: &mut Outbox<'_, T>) -> Result<State<T>, Refusal> {
+    pub(super) fn go_on(self, outbox: &mut Outbox<T>) -> State<T> {
         if !self.incoming.is_complete() {
-            return Ok(State::Rights(self));
+            return State::Rights(self);
         }
         if !self.incoming.promised.is_empty() {
             outbox.ask(Action::DenyRights);
         }
-        outbox.say(&Message::Accepted)?;
-        Ok(State::Accepted(ExpectAccepted {
+        outbox.say(Message::Accepted);
+        State::Accepted(ExpectAccepted {
             peer: self.peer,
             link: self.link,
             instance: self.instance,
             originals: self.originals,
             objects: self.incoming.came,
-        }))
+        })
     }
 }

@@ -15,7 +15,7 @@ impl ExpectTls {
     pub(crate) fn on_authenticated<T>(
         self,
         identity: VerifiedIdentity,
-        outbox: &mut Outbox<'_, T>,
+        outbox: &mut Outbox<T>,
     ) -> State<T> {
         outbox.ask(Action::CheckPeer { vm: identity.vm() });
         State::Admission(AwaitAdmission {
