@@ -204,11 +204,11 @@ mod tests {
         let lines: Vec<String> = text.lines().map(words).collect();
         let readers = "assist/planner, assist/recorder, ivi/screen";
         for expected in [
-            "ivi screen 1001 any 15".to_owned(),
+            "ivi screen 1001 any 10".to_owned(),
             format!(
                 "picture-4 camera-4/capture {readers} ring 16MiB 8 slots of 2044KiB, overwrite 15"
             ),
-            "0x1000 8KiB data of exposure".to_owned(),
+            "0x1000 60KiB data of brake-command".to_owned(),
             "brake 2 ivi".to_owned(),
         ] {
             assert!(lines.contains(&expected), "{expected}\nis not in\n{text}");
