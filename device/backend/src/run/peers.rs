@@ -4,7 +4,9 @@
 //! link is lost; the other accepts. Connections that have not proved who they are are limited for
 //! each user that may dial, so that no user keeps another one out.
 
-use std::collections::{BTreeMap, VecDeque};
+mod exchange;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,18 +15,14 @@ use sivshm_abi::directory::SliceId;
 use sivshm_abi::grant::{Generation, RingId};
 use sivshm_abi::limits::MAX_PEERS;
 use sivshm_abi::name::{ChannelName, VmName};
-use sivshm_handshake::wire::ManifestEntry;
-use sivshm_handshake::{
-    Action, Blame as LinkBlame, Established, Outgoing, PeerHandshake, PeerUid, VerifiedPeer,
-};
+use sivshm_handshake::{Action, Blame as LinkBlame, PeerHandshake, VerifiedPeer};
 use sivshm_policy::plan::{ChannelIndex, Vm, VmIndex};
-use sivshm_sys::socket::{self, PassRights, PeerCredentials};
+use sivshm_sys::socket::{self, PeerCredentials};
 
 use crate::audit::{Audit, AuditError, Blame, Decision, Entry, Event};
 use crate::held::Held;
 use crate::paths::socket_name;
 use crate::run::RunError;
-use crate::run::admission;
 use crate::run::bucket::TokenBucket;
 use crate::run::inventory::Inventory;
 use crate::run::outbox::Right;
@@ -44,9 +42,6 @@ const ARRIVALS_AT_ONCE: u32 = 8;
 
 /// Time until a peer that has used up [`ARRIVALS_AT_ONCE`] may connect again: [`LAST_BACK_OFF`].
 const ARRIVAL_INTERVAL: Duration = LAST_BACK_OFF;
-
-/// Times that a connection is read for one wake-up.
-const READS_PER_WAKE: usize = 4;
 
 /// Ring ids that each peer may use up, since none is used twice: a fair share of 65535.
 const RING_IDS_PER_PEER: u16 = 256;
@@ -336,217 +331,6 @@ impl<'h> Peers<'h> {
         Ok(())
     }
 
-    /// Serves a connection that is ready.
-    ///
-    /// # Errors
-    /// The audit or the host failed.
-    pub fn on_ready(
-        &mut self,
-        id: ConnectionId,
-        poller: &Poller,
-        audit: &mut Audit<'_>,
-        now: Instant,
-    ) -> Result<Vec<PeerEvent>, RunError> {
-        let mut events = Vec::new();
-        if let Err(why) = self.exchange(id, &mut events, poller, audit, now)? {
-            events.extend(self.end(id, &why, audit, now)?);
-        }
-        Ok(events)
-    }
-
-    /// Reads, does what the machine says and sends. The outer error is the host's, the inner one
-    /// ends the connection.
-    fn exchange(
-        &mut self,
-        id: ConnectionId,
-        events: &mut Vec<PeerEvent>,
-        poller: &Poller,
-        audit: &mut Audit<'_>,
-        now: Instant,
-    ) -> Result<Result<(), LinkEnd>, RunError> {
-        for _ in 0..READS_PER_WAKE {
-            let Some(connection) = self.connections.get_mut(&id) else {
-                return Ok(Ok(()));
-            };
-            let mut todo = match connection.read(&self.held.fdinfo) {
-                Ok(Some(actions)) => VecDeque::from(actions),
-                Ok(None) => break,
-                Err(why) => return Ok(Err(why)),
-            };
-            while let Some(action) = todo.pop_front() {
-                match self.act(id, action, events, audit, now)? {
-                    // What admission brings comes before what was asked for after it.
-                    Ok(more) => more
-                        .into_iter()
-                        .rev()
-                        .for_each(|action| todo.push_front(action)),
-                    Err(why) => return Ok(Err(why)),
-                }
-            }
-        }
-        let connection = self.connections.get_mut(&id);
-        Ok(connection.map_or(Ok(()), |connection| connection.flush(poller, now)))
-    }
-
-    /// Does one thing that a machine says.
-    fn act(
-        &mut self,
-        id: ConnectionId,
-        action: Action<Right<'h>>,
-        events: &mut Vec<PeerEvent>,
-        audit: &mut Audit<'_>,
-        now: Instant,
-    ) -> Result<Result<Vec<Action<Right<'h>>>, LinkEnd>, RunError> {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return Ok(Err(LinkEnd::Closed));
-        };
-        let done = match action {
-            Action::Send(bytes) => connection.send(bytes, Vec::new()),
-            Action::SendRights { bytes, rights } => connection.send(bytes, rights),
-            Action::AllowRights { .. } => connection.pass_rights(PassRights::Allow),
-            Action::DenyRights => connection.pass_rights(PassRights::Refuse),
-            Action::CheckPeer { vm } => return self.admit(id, vm, audit),
-            Action::Established(link) => {
-                return self
-                    .establish(id, link, events, audit, now)
-                    .map(|end| end.map(|()| Vec::new()));
-            }
-            Action::Revoke(channel) => self.revoked(id, channel).map(|event| events.push(event)),
-            Action::Bye => Err(LinkEnd::Bye),
-        };
-        Ok(done.map(|()| Vec::new()))
-    }
-
-    /// A peer has proved its SVID: the kernel's word on it, and what it gets.
-    fn admit(
-        &mut self,
-        id: ConnectionId,
-        vm: VmName,
-        audit: &mut Audit<'_>,
-    ) -> Result<Result<Vec<Action<Right<'h>>>, LinkEnd>, RunError> {
-        let Some(connection) = self.connections.get_mut(&id) else {
-            return Ok(Err(LinkEnd::Closed));
-        };
-        // Of two VMs only one dials: whoever connects may be a peer that this side does not dial.
-        let slot =
-            self.slots.iter().enumerate().find(|(at, slot)| {
-                slot.name == vm && (connection.peer == Some(*at) || !slot.dials)
-            });
-        let planned = slot.map(|(_, slot)| PeerUid(slot.uid));
-        connection.peer = slot.map(|(at, _)| at);
-        let found = PeerUid(connection.who.uid);
-        let mut recorded = Ok(());
-        let (held, inventory, seen) = (self.held, &self.inventory, &self.seen);
-        let admitted = connection.machine().admit(found, planned, |peer| {
-            let mut terms = admission::link_terms(peer, held, self.vm, inventory, seen);
-            recorded = record_gifts(peer, &terms.outgoing, audit);
-            if recorded.is_err() {
-                terms.outgoing.clear();
-            }
-            terms
-        });
-        recorded?;
-        Ok(admitted.map_err(LinkEnd::from))
-    }
-
-    /// Both sides have everything: the new link takes the place of an older one.
-    fn establish(
-        &mut self,
-        id: ConnectionId,
-        link: Established<Right<'h>>,
-        events: &mut Vec<PeerEvent>,
-        audit: &mut Audit<'_>,
-        now: Instant,
-    ) -> Result<Result<(), LinkEnd>, RunError> {
-        let connection = self.connections.get(&id);
-        let Some((peer, started)) = connection.and_then(|c| Some((c.peer?, c.started))) else {
-            return Ok(Err(LinkEnd::Closed));
-        };
-        let older = self.slots.get(peer).and_then(|slot| slot.link.as_ref());
-        if let Some(older) = older.map(|link| link.connection) {
-            events.extend(self.end(older, &LinkEnd::Replaced, audit, now)?);
-        }
-        let Some(slot) = self.slots.get_mut(peer) else {
-            return Ok(Err(LinkEnd::Closed));
-        };
-        if slot.rings >= RING_IDS_PER_PEER {
-            return Ok(Err(LinkEnd::RingIds));
-        }
-        let mut doorbell = None;
-        let mut slices = BTreeMap::new();
-        for object in link.objects {
-            match object.entry {
-                ManifestEntry::Slice(slice) => {
-                    self.seen.insert(slice.slice, slice.generation);
-                    slices.insert(slice.slice, (slice.generation, object.descriptor));
-                }
-                ManifestEntry::Doorbell { .. } => doorbell = Some(object.descriptor),
-            }
-        }
-        // The terms name a doorbell, so a link without one can't be established.
-        let Some(doorbell) = doorbell else {
-            return Ok(Err(LinkEnd::Closed));
-        };
-        let handshake = now.saturating_duration_since(started);
-        audit.record(Entry {
-            event: Event::Peer,
-            decision: Decision::Allow,
-            blame: Blame::Nobody,
-            who: &link.peer.id().to_string(),
-            what: &format!(
-                "link as ring id {} with {} slices",
-                self.next_ring.0,
-                slices.len()
-            ),
-            reason: "SVID, user, boot, policy and descriptors are as planned",
-        })?;
-        let writer = |vm| {
-            if vm == self.held.me {
-                self.held.instance
-            } else {
-                link.instance
-            }
-        };
-        let channels = admission::channels_between(&self.held.plan, self.held.me, Some(slot.vm));
-        let epochs = channels.map(|(at, channel)| {
-            (
-                at,
-                admission::epoch(channel, &link.link, writer(channel.from.vm)),
-            )
-        });
-        slot.link = Some(PeerLink {
-            connection: id,
-            peer: link.peer,
-            ring: self.next_ring,
-            instance: link.instance,
-            epochs: epochs.collect(),
-            since: now,
-            handshake,
-            doorbell,
-            slices,
-        });
-        slot.rings += 1;
-        slot.back_off = FIRST_BACK_OFF;
-        slot.last_error = None;
-        self.next_ring = RingId(self.next_ring.0 + 1);
-        events.push(PeerEvent::Established(peer));
-        Ok(Ok(()))
-    }
-
-    /// A peer's operator has ended a channel.
-    fn revoked(&self, id: ConnectionId, name: ChannelName) -> Result<PeerEvent, LinkEnd> {
-        let peer = self.connections.get(&id).and_then(|c| c.peer);
-        let vm = peer
-            .and_then(|peer| self.slots.get(peer))
-            .map(|slot| slot.vm);
-        let mut between = admission::channels_between(&self.held.plan, self.held.me, vm);
-        let channel = between.find(|(_, channel)| channel.name == name);
-        match (peer, channel) {
-            (Some(peer), Some((at, _))) => Ok(PeerEvent::Revoke(peer, at)),
-            _ => Err(LinkEnd::ForeignChannel(name)),
-        }
-    }
-
     /// Ends a connection: an established link is lost with it, a handshake is refused.
     fn end(
         &mut self,
@@ -632,27 +416,6 @@ impl LinkEnd {
             _ => Blame::Peer,
         }
     }
-}
-
-/// Records what an authenticated peer is about to get.
-fn record_gifts(
-    peer: &VerifiedPeer,
-    gifts: &[Outgoing<Right<'_>>],
-    audit: &mut Audit<'_>,
-) -> Result<(), AuditError> {
-    let slices = gifts.iter().filter_map(|gift| match &gift.entry {
-        ManifestEntry::Slice(slice) => Some(slice.slice.0.to_string()),
-        ManifestEntry::Doorbell { .. } => None,
-    });
-    let slices: Vec<_> = slices.collect();
-    audit.record(Entry {
-        event: Event::Slices,
-        decision: Decision::Allow,
-        blame: Blame::Nobody,
-        who: &peer.id().to_string(),
-        what: &format!("slices {} read-only, and a doorbell", slices.join(" ")),
-        reason: "the policy gives them, SVID and user are the peer's",
-    })
 }
 
 /// A process of the host in words.

@@ -446,3 +446,6 @@ fn describe(id: SessionId, facts: &Facts) -> String {
         exe.as_deref().unwrap_or("unknown")
     )
 }
+
+#[cfg(test)]
+mod tests;
