@@ -11,12 +11,14 @@ use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
 use crate::plan::{Channel, ChannelIndex, Digest, Process, ServiceRef, Slice, VmIndex};
 
 /// First field of a contract's canonical bytes.
-pub const CONTRACT_LABEL: &str = "sivshm contract v1";
+const CONTRACT_LABEL: &str = "sivshm contract v1";
 
 /// First field of a plan's canonical bytes.
-pub const PLAN_LABEL: &str = "sivshm plan v1";
+const PLAN_LABEL: &str = "sivshm plan v1";
 
 /// Everything that a policy decides. Windows, peers, vectors and grants follow from it.
+///
+/// Every index in it and every one given to its functions is one of this very policy.
 #[derive(Debug)]
 pub(crate) struct Terms<'a> {
     pub(crate) trust_domain: TrustDomain,

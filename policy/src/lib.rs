@@ -7,7 +7,7 @@
 mod channels;
 mod check;
 mod compile;
-pub mod contract;
+mod contract;
 mod grammar;
 pub mod keys;
 mod layout;

@@ -15,10 +15,12 @@ use crate::failure::Outcome;
 #[command(after_help = "\
 Example:
   $ sivshm policy check car.toml
+  sivshm: the policy is refused
   car.toml:12:6: error: VM `ivi` has no service `scren`
       12 | to = [\"ivi/scren\"]
          |       ^^^^^^^^^^^
          = help: did you mean `screen`?
+  car.toml: 1 error; nothing of this file is used
 
 Exit codes: 0 the policy is good, 1 the file can't be read, 2 the policy is refused.")]
 pub struct Args {
