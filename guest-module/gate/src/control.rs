@@ -97,7 +97,8 @@ impl Gate {
             }
             self.grants.answered(place);
         }
-        while let Some((session, payload)) = self.sessions.first_owed() {
+        let complete = self.windows.complete();
+        while let Some((session, payload)) = self.sessions.first_owed(complete) {
             if !self.send(session, &payload) {
                 return;
             }

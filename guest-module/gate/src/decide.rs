@@ -2,7 +2,7 @@
 
 use sivshm_abi::frame::SessionId;
 use sivshm_abi::grant::{GrantId, GrantPeer, Vector};
-use sivshm_abi::limits::{GRANT_OFFSET_SHIFT, PAGE_BYTES};
+use sivshm_abi::limits::PAGE_BYTES;
 
 use crate::bells::Bells;
 use crate::errno::Errno;
@@ -177,9 +177,9 @@ impl Gate {
         length: u64,
         write: bool,
     ) -> Result<Placement, Errno> {
-        let slot = u32::try_from(offset >> GRANT_OFFSET_SHIFT).map_err(|_| Errno::Denied)?;
-        let within = offset % (1 << GRANT_OFFSET_SHIFT);
-        let held = self.grants.live(Slot(slot)).ok_or(Errno::Denied)?;
+        let slot = Slot::at(offset).ok_or(Errno::Denied)?;
+        let within = offset - slot.offset();
+        let held = self.grants.live(slot).ok_or(Errno::Denied)?;
         let grant = &held.grant;
         let window = WindowNumber(grant.window);
         let end = within.checked_add(length).ok_or(Errno::Denied)?;

@@ -32,6 +32,12 @@ impl Slot {
         (self.0 % PLACES) as usize
     }
 
+    /// The slot that an `mmap` offset lies in.
+    #[must_use]
+    pub fn at(offset: u64) -> Option<Self> {
+        u32::try_from(offset >> GRANT_OFFSET_SHIFT).ok().map(Self)
+    }
+
     /// First `mmap` offset of the grant.
     #[must_use]
     pub const fn offset(self) -> u64 {

@@ -138,10 +138,11 @@ impl Sessions {
         (place.stage != Stage::Free && place.number == number).then_some(place)
     }
 
-    /// The first session about which the device process is to be told something, and what.
-    pub(crate) fn first_owed(&self) -> Option<(SessionId, Payload)> {
+    /// The first session about which the device process is to be told something, and what. New
+    /// ones wait for `complete` windows: their grants could not be mapped.
+    pub(crate) fn first_owed(&self, complete: bool) -> Option<(SessionId, Payload)> {
         self.places.iter().find_map(|session| match session.stage {
-            Stage::Announcing => Some((session.number, Payload::Open(session.facts))),
+            Stage::Announcing if complete => Some((session.number, Payload::Open(session.facts))),
             Stage::Ending if session.holds == 0 => {
                 let reason = session.reason.unwrap_or(Reason::Closed);
                 Some((session.number, Payload::Close(reason)))

@@ -48,16 +48,11 @@ impl Windows {
         (self.0.get(usize::from(number.0))).is_some_and(|line| line.claimed_at.is_some())
     }
 
-    fn claim(&mut self, number: WindowNumber, bytes: u64, address: u64) -> Result<(), Errno> {
-        let line = (self.0.get_mut(usize::from(number.0))).ok_or(Errno::NoDevice)?;
-        if line.entry.is_none_or(|entry| entry.bytes != bytes) {
-            return Err(Errno::NoDevice);
-        }
-        if line.claimed_at.is_some() {
-            return Err(Errno::Taken);
-        }
-        line.claimed_at = Some(address);
-        Ok(())
+    /// Whether every window is claimed that a PCI function shows.
+    pub(crate) fn complete(&self) -> bool {
+        (self.0.iter()).all(|line| {
+            line.claimed_at.is_some() || line.entry.is_none_or(|entry| entry.place.is_none())
+        })
     }
 }
 
@@ -117,38 +112,50 @@ impl Gate {
         self.link.as_ref().map(|link| &link.head)
     }
 
-    /// Claims the PCI function at `place`, whose memory of `bytes` bytes is at `address`.
+    /// Which window the PCI function at `place` with a memory of `bytes` bytes is.
     ///
     /// # Errors
     /// [`Errno::PortFirst`] without a port, [`Errno::NoDevice`] if the directory names no window
     /// of this size there, [`Errno::Taken`] if it is claimed.
-    pub fn claim(
-        &mut self,
-        place: PciPlace,
-        bytes: u64,
-        address: u64,
-    ) -> Result<WindowNumber, Errno> {
-        if self.link.is_none() {
-            return Err(Errno::PortFirst);
-        }
-        let number = (self.windows.0.iter())
-            .position(|line| line.entry.is_some_and(|entry| entry.place == Some(place)))
-            .and_then(|number| u16::try_from(number).ok())
-            .map(WindowNumber)
+    pub fn find(&self, place: PciPlace, bytes: u64) -> Result<WindowNumber, Errno> {
+        self.link.as_ref().ok_or(Errno::PortFirst)?;
+        let mut lines = (0..).map(WindowNumber).zip(&self.windows.0);
+        let (number, line) = lines
+            .find(|(_, line)| {
+                (line.entry).is_some_and(|entry| (entry.place, entry.bytes) == (Some(place), bytes))
+            })
             .ok_or(Errno::NoDevice)?;
-        self.windows.claim(number, bytes, address)?;
-        Ok(number)
+        match line.claimed_at {
+            Some(_) => Err(Errno::Taken),
+            None => Ok(number),
+        }
     }
 
-    /// Claims a window by its number: for memory that came as a descriptor, not as a PCI function.
+    /// Claims a window, whose memory of `bytes` bytes is ready to be mapped; its BAR says
+    /// `address`. Effects are due afterwards: sessions are announced once every window is claimed
+    /// that a PCI function shows.
+    ///
+    /// # Errors
+    /// [`Errno::NoDevice`] if the directory names no such window of this size, [`Errno::Taken`] if
+    /// it is claimed.
+    pub fn claim(&mut self, window: WindowNumber, bytes: u64, address: u64) -> Result<(), Errno> {
+        let line = (self.windows.0.get_mut(usize::from(window.0))).ok_or(Errno::NoDevice)?;
+        if line.entry.is_none_or(|entry| entry.bytes != bytes) {
+            return Err(Errno::NoDevice);
+        }
+        if line.claimed_at.is_some() {
+            return Err(Errno::Taken);
+        }
+        line.claimed_at = Some(address);
+        Ok(())
+    }
+
+    /// Claims a window by its number alone: its memory came as a descriptor and has no BAR.
     ///
     /// # Errors
     /// As [`Self::claim`].
-    pub fn claim_number(&mut self, number: WindowNumber, bytes: u64) -> Result<(), Errno> {
-        if self.link.is_none() {
-            return Err(Errno::PortFirst);
-        }
-        self.windows.claim(number, bytes, 0)
+    pub fn claim_number(&mut self, window: WindowNumber, bytes: u64) -> Result<(), Errno> {
+        self.claim(window, bytes, 0)
     }
 
     /// Gives a window's memory up: sessions that hold a grant in it end. Effects are due.

@@ -190,7 +190,9 @@ proptest! {
             let vectors = world.gate.directory().unwrap().vectors;
             prop_assert!(usize::from(vectors) <= sivshm_abi::limits::MAX_VECTORS);
         }
-        let _ = world.gate.claim(place(READ), WINDOW, 0);
+        if let Ok(window) = world.gate.find(place(READ), WINDOW) {
+            prop_assert_eq!(world.gate.claim(window, WINDOW, 0), Ok(()));
+        }
         world.effects();
     }
 }

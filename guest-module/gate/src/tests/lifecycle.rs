@@ -9,21 +9,32 @@ use sivshm_ring::frames::SendError;
 #[test]
 fn windows_wait_for_the_port_and_are_claimed_once() {
     let mut world = World::unbound(control_memory());
-    let claim = |gate: &mut Gate, place, bytes| gate.claim(place, bytes, 0);
     let gate = &mut world.gate;
-    assert_eq!(claim(gate, place(READ), WINDOW), Err(Errno::PortFirst));
+    assert_eq!(gate.find(place(READ), WINDOW), Err(Errno::PortFirst));
     assert_eq!(gate.attach(world.control, BOOT), Ok(()));
     assert_eq!(gate.attach(world.control, BOOT), Err(Errno::Taken));
-    assert_eq!(claim(gate, place(READ), WINDOW / 2), Err(Errno::NoDevice));
-    assert_eq!(claim(gate, place(7), WINDOW), Err(Errno::NoDevice));
-    assert_eq!(claim(gate, place(READ), WINDOW), Ok(WindowNumber(READ)));
-    assert_eq!(claim(gate, place(READ), WINDOW), Err(Errno::Taken));
-    let written = WindowNumber(WRITTEN);
-    assert_eq!(gate.claim_number(written, WINDOW), Ok(()));
-    assert_eq!(
-        gate.claim_number(WindowNumber(2), WINDOW),
-        Err(Errno::NoDevice)
-    );
+    assert_eq!(gate.find(place(READ), WINDOW / 2), Err(Errno::NoDevice));
+    assert_eq!(gate.find(place(7), WINDOW), Err(Errno::NoDevice));
+    let read = WindowNumber(READ);
+    assert_eq!(gate.find(place(READ), WINDOW), Ok(read));
+    assert_eq!(gate.claim(read, WINDOW / 2, 0), Err(Errno::NoDevice));
+    assert_eq!(gate.claim(WindowNumber(2), WINDOW, 0), Err(Errno::NoDevice));
+    assert_eq!(gate.claim(read, WINDOW, 0), Ok(()));
+    assert_eq!(gate.claim(read, WINDOW, 0), Err(Errno::Taken));
+    assert_eq!(gate.find(place(READ), WINDOW), Err(Errno::Taken));
+}
+
+#[test]
+fn a_session_is_announced_once_its_grants_could_be_mapped() {
+    let mut world = World::unbound(control_memory());
+    assert_eq!(world.gate.attach(world.control, BOOT), Ok(()));
+    let session = world.gate.open(owner(5), facts(5)).unwrap();
+    assert_eq!(world.gate.claim(WindowNumber(READ), WINDOW, 0), Ok(()));
+    world.effects();
+    assert_eq!(world.heard().len(), 1, "HELLO only");
+    assert_eq!(world.gate.claim(WindowNumber(WRITTEN), WINDOW, 0), Ok(()));
+    world.effects();
+    assert_eq!(world.heard(), [(session, Payload::Open(facts(5)))]);
 }
 
 #[test]
@@ -337,13 +348,11 @@ fn a_port_can_be_bound_again() {
     world.effects();
     let hello = Payload::Hello { version: 1, boot };
     assert_eq!(world.heard(), [(SessionId(0), hello)]);
-    let again = world.open(5);
-    assert_ne!(session, again);
-    let effects = world.say(again, Payload::Grant(grant(6, Access::ReadOnly)));
-    assert_eq!(effects, [Effect::Wake]);
-    let slot = world.slot(again, 5);
-    let unclaimed = world.map(caller(again, 5), slot, false);
-    assert_eq!(unclaimed, Err(Errno::Denied), "windows are claimed anew");
+    let read = world.gate.find(place(READ), WINDOW);
+    assert_eq!(read, Ok(WindowNumber(READ)), "windows are claimed anew");
+    assert_eq!(world.gate.claim(WindowNumber(READ), WINDOW, 0), Ok(()));
+    assert_eq!(world.gate.claim(WindowNumber(WRITTEN), WINDOW, 0), Ok(()));
+    assert_ne!(world.open(6), session);
 }
 
 #[test]

@@ -92,8 +92,10 @@ impl World {
         let mut world = Self::unbound(control_memory());
         assert_eq!(world.gate.attach(world.control, BOOT), Ok(()));
         for window in [WRITTEN, READ] {
-            let claimed = world.gate.claim(place(window), WINDOW, address(window));
-            assert_eq!(claimed, Ok(WindowNumber(window)));
+            let found = world.gate.find(place(window), WINDOW);
+            assert_eq!(found, Ok(WindowNumber(window)));
+            let claimed = world.gate.claim(found.unwrap(), WINDOW, address(window));
+            assert_eq!(claimed, Ok(()));
         }
         assert!(
             world
