@@ -1,6 +1,6 @@
 //! The same outcome however bytes arrive, and no panic whatever they are.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use sivshm_abi::name::ChannelName;
@@ -8,8 +8,8 @@ use sivshm_abi::name::ChannelName;
 use super::certificates::{Ca, domain, now, vm};
 use super::world::{Fd, Gift, World, gifts, slice};
 use crate::limits::MAX_MANIFEST_ENTRIES;
-use crate::wire::{ManifestEntry, Message, MessageType};
-use crate::{Action, LinkId, PeerHandshake, PeerUid, Refusal};
+use crate::wire::{MESSAGE_TYPES, ManifestEntry, Message, MessageType};
+use crate::{Action, LinkId, PeerHandshake, PeerUid, REFUSAL_CODES, Refusal, RefusalCode};
 
 #[test]
 fn two_honest_parties_exchange_what_the_plan_says() {
@@ -142,4 +142,34 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn numbers_and_tables_agree() {
+    for (kind, code, name) in MESSAGE_TYPES {
+        assert_eq!(kind.code(), *code);
+        assert_eq!(MessageType::from_code(*code), Ok(*kind));
+        assert_eq!(kind.to_string(), *name);
+    }
+    for (refusal, code, words) in REFUSAL_CODES {
+        assert_eq!(refusal.code(), *code);
+        assert_eq!(RefusalCode::from_code(*code), Ok(*refusal));
+        assert_eq!(refusal.to_string(), *words);
+    }
+}
+
+/// DESIGN section 8's target, both sides together on one core.
+#[test]
+#[ignore = "measures: run it alone, with --release and --nocapture"]
+fn a_handshake_costs_under_three_milliseconds() {
+    const ROUNDS: u32 = 200;
+    let ca = Ca::new("car");
+    let (a, b) = (ca.device("a"), ca.device("b"));
+    let start = Instant::now();
+    for _ in 0..ROUNDS {
+        World::new(&a, &b).run(|| 65_536).assert_established();
+    }
+    let each = start.elapsed() / ROUNDS;
+    println!("{each:?} for both sides");
+    assert!(each < Duration::from_millis(3));
 }

@@ -23,7 +23,7 @@ impl fmt::Debug for Contract {
 /// `hello`: who speaks and on what terms.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Hello {
-    /// [`PROTOCOL_VERSION`] of the sender.
+    /// [`super::PROTOCOL_VERSION`] of the sender.
     pub version: u16,
     /// The dialer's number of this connection; 0 from the listener.
     pub connection: u64,
