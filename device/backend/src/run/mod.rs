@@ -261,9 +261,7 @@ impl<'h> EventLoop<'h> {
                     }
                     self.revoke_with_peer(peer, now)?;
                 }
-                PeerEvent::Revoke(peer, channel) => {
-                    self.revoke_for_good(channel, Some(peer), now)?;
-                }
+                PeerEvent::Revoke(peer, channel) => self.on_peer_revoked(peer, channel, now)?,
             }
         }
         Ok(())
@@ -281,6 +279,31 @@ impl<'h> EventLoop<'h> {
         }
         self.renew_links(now)?;
         self.answer_waiting_launch(now)
+    }
+
+    /// A peer's operator has ended a channel: it ends here too.
+    fn on_peer_revoked(
+        &mut self,
+        peer: usize,
+        channel: ChannelIndex,
+        now: Instant,
+    ) -> Result<(), RunError> {
+        let name = self.held.plan.channel(channel).map(|channel| channel.name);
+        let who = self.peers.link(peer).map(|link| link.peer.id());
+        if let (Some(name), Some(who), false) =
+            (name, who, self.control.sessions.is_revoked(channel))
+        {
+            self.audit.record(Entry {
+                event: Event::Revoke,
+                decision: Decision::End,
+                blame: Blame::Nobody,
+                who: &who.to_string(),
+                what: &format!("channel {name}"),
+                reason: "the peer's operator revoked it",
+            })?;
+        }
+        self.revoke_for_good(channel, Some(peer), now)?;
+        Ok(())
     }
 
     /// Notes which links grants may use, and grants what has become possible.
