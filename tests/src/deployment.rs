@@ -88,10 +88,13 @@ impl Deployment {
     /// # Errors
     /// If that takes too long or fails; the error carries what it printed.
     pub fn up(&mut self) -> Result<()> {
-        let mut command = self.sivshm();
-        command.args(["up", "--json", "--root"]).arg(self.root());
+        let mut command = self.command("up");
+        command.arg("--json");
         let mut up = Process::start("sivshm up", command)?;
-        up.wait_event("ready", UP_LIMIT)?;
+        up.wait_for("word that all device processes answer", UP_LIMIT, |line| {
+            let ready: Value = serde_json::from_str(&line.text).ok()?;
+            ready.get("ready_ms").map(drop)
+        })?;
         self.up = Some(up);
         Ok(())
     }
@@ -104,12 +107,7 @@ impl Deployment {
         let Some(mut up) = self.up.take() else {
             return Ok(());
         };
-        output_of(
-            self.sivshm()
-                .args(["down", "--root"])
-                .arg(self.root())
-                .arg(&self.domain),
-        )?;
+        output_of(&mut self.command("down"))?;
         let status = up.finish(DOWN_LIMIT)?;
         if !status.success() {
             bail!("sivshm up ended with {status}\n{}", up.tail());
@@ -124,12 +122,8 @@ impl Deployment {
     /// A command line `sivshm run VM OPTIONS...`; the caller appends `--` and a program.
     #[must_use]
     pub fn run(&self, vm: &str) -> Command {
-        let mut command = self.sivshm();
-        command
-            .args(["run", "--root"])
-            .arg(self.root())
-            .args(["--domain", &self.domain])
-            .arg(vm);
+        let mut command = self.command("run");
+        command.arg(vm);
         command
     }
 
@@ -138,12 +132,7 @@ impl Deployment {
     /// # Errors
     /// If it fails or prints no JSON.
     pub fn status(&self) -> Result<Value> {
-        let text = output_of(
-            self.sivshm()
-                .args(["status", "--json", "--root"])
-                .arg(self.root())
-                .arg(&self.domain),
-        )?;
+        let text = output_of(self.command("status").arg("--json"))?;
         Ok(serde_json::from_str(&text)?)
     }
 
@@ -198,6 +187,17 @@ impl Deployment {
     #[must_use]
     pub fn sivshm(&self) -> Command {
         self.as_user(self.artifacts.bin.join("sivshm"))
+    }
+
+    /// A command line of one of its subcommands for this deployment.
+    #[must_use]
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut command = self.sivshm();
+        command
+            .args([subcommand, "--root"])
+            .arg(self.root())
+            .args(["--domain", &self.domain]);
+        command
     }
 
     fn as_user(&self, program: PathBuf) -> Command {

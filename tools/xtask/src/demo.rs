@@ -202,14 +202,15 @@ fn handshakes(status: &Value) -> Vec<Handshake> {
     };
     let mut handshakes = Vec::new();
     for vm in list(status, "vms") {
-        for peer in list(&vm, "peers") {
+        let device = vm.get("device").cloned().unwrap_or_default();
+        for peer in list(&device, "peers") {
             let dials = peer
                 .get("dials")
                 .and_then(Value::as_bool)
                 .unwrap_or_default();
             if let (true, Some(us)) = (dials, peer.pointer("/link/handshake_us")) {
                 handshakes.push(Handshake {
-                    a: text(&vm, "vm"),
+                    a: text(&vm, "name"),
                     b: text(&peer, "vm"),
                     ms: us.as_f64().unwrap_or_default() / 1e3,
                 });
