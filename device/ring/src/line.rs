@@ -154,9 +154,15 @@ impl ReaderLine {
     }
 }
 
-/// What the slowest reader is done with, of `published`.
-pub(crate) fn slowest(lines: &[ReaderLine], published: u64) -> Result<u64, Fault> {
-    lines.iter().try_fold(published, |slowest, line| {
-        line.seen(published).map(|seen| seen.min(slowest))
-    })
+/// The slowest reader, by its number, and what it is done with, of `published`. Without readers
+/// everything is done with.
+pub(crate) fn slowest(lines: &[ReaderLine], published: u64) -> Result<(usize, u64), Fault> {
+    let mut slowest = (0, published);
+    for (reader, line) in lines.iter().enumerate() {
+        let seen = line.seen(published)?;
+        if seen < slowest.1 {
+            slowest = (reader, seen);
+        }
+    }
+    Ok(slowest)
 }

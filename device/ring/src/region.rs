@@ -3,7 +3,7 @@
 //!
 //! The writer stores bytes, then publishes how many there are. Readers copy them out and
 //! acknowledge. Bytes stay put until the writer stores to them again: a writer that wants every
-//! reader to see a message whole stores nothing before [`Writer::all_seen`].
+//! reader to see a message whole stores nothing while [`Writer::lagging`] names one.
 
 use sivshm_abi::channel::{HEAD_BYTES, head};
 
@@ -70,12 +70,13 @@ impl<L: AsRef<[ReaderLine]>> Writer<L> {
         self.sequence
     }
 
-    /// Whether every reader has acknowledged the last message.
+    /// A reader, by its number, that has not acknowledged the last message; none if all have.
     ///
     /// # Errors
     /// [`Fault`] if a reader acknowledges what was never published.
-    pub fn all_seen(&self) -> Result<bool, Fault> {
-        slowest(self.readers.as_ref(), self.sequence).map(|seen| seen == self.sequence)
+    pub fn lagging(&self) -> Result<Option<usize>, Fault> {
+        let (reader, seen) = slowest(self.readers.as_ref(), self.sequence)?;
+        Ok((seen < self.sequence).then_some(reader))
     }
 
     /// The readers' lines.

@@ -161,11 +161,19 @@ impl<L: AsRef<[ReaderLine]>> Producer<L> {
     pub fn free(&mut self) -> Result<u64, Fault> {
         let done = match self.overwrite {
             true => self.published,
-            false => slowest(self.readers.as_ref(), self.published)?, // SYNC POINT: slot-consumed
+            false => slowest(self.readers.as_ref(), self.published)?.1, // SYNC POINT: slot-consumed
         };
         self.limit = done.saturating_add(self.slots.count);
         // A consumer that took back an acknowledgement leaves less than nothing.
         Ok(self.limit.saturating_sub(self.staged))
+    }
+
+    /// The consumer, by its number, that has acknowledged least: a full ring waits for it.
+    ///
+    /// # Errors
+    /// As [`Self::free`].
+    pub fn slowest(&self) -> Result<usize, Fault> {
+        Ok(slowest(self.readers.as_ref(), self.published)?.0)
     }
 
     /// Lends the next slot, to be filled in place. Dropping the loan gives it back.
