@@ -47,7 +47,12 @@ mod tests {
     #[test]
     fn only_a_uuid_is_a_uuid() {
         let bytes = uuid("00010203-0405-0607-0809-0a0b0c0d0e0f\n").unwrap();
-        assert!(bytes.iter().enumerate().all(|(at, byte)| at == usize::from(*byte)));
+        assert!(
+            bytes
+                .iter()
+                .enumerate()
+                .all(|(at, byte)| at == usize::from(*byte))
+        );
         assert_eq!(uuid("00010203"), None);
         assert_eq!(uuid("+0010203-0405-0607-0809-0a0b0c0d0e0g"), None);
     }

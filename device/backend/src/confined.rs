@@ -105,17 +105,47 @@ mod tests {
         let policy: serde_json::Value = serde_json::from_str(CALLS).unwrap();
         let rules = policy[ROLE]["filter"].as_array().unwrap();
         let of = |name: &str| -> Vec<_> {
-            rules.iter().filter(|rule| rule["syscall"] == name).collect()
+            rules
+                .iter()
+                .filter(|rule| rule["syscall"] == name)
+                .collect()
         };
         for absent in [
-            "execve", "execveat", "clone", "clone3", "fork", "vfork", "ptrace", "prctl", "ioctl",
-            "bind", "setsid", "kill", "memfd_create", "process_vm_readv", "process_vm_writev",
-            "mount", "unshare", "setns", "io_uring_setup", "bpf", "open", "creat", "unlink",
+            "execve",
+            "execveat",
+            "clone",
+            "clone3",
+            "fork",
+            "vfork",
+            "ptrace",
+            "prctl",
+            "ioctl",
+            "bind",
+            "setsid",
+            "kill",
+            "memfd_create",
+            "process_vm_readv",
+            "process_vm_writev",
+            "mount",
+            "unshare",
+            "setns",
+            "io_uring_setup",
+            "bpf",
+            "open",
+            "creat",
+            "unlink",
         ] {
             assert!(of(absent).is_empty(), "{absent} is allowed");
         }
         for bound in [
-            "mmap", "mprotect", "fcntl", "socket", "openat", "setsockopt", "getsockopt", "preadv2",
+            "mmap",
+            "mprotect",
+            "fcntl",
+            "socket",
+            "openat",
+            "setsockopt",
+            "getsockopt",
+            "preadv2",
             "newfstatat",
         ] {
             let all = of(bound).iter().all(|rule| rule["args"].is_array());

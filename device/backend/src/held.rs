@@ -39,7 +39,7 @@ pub struct Held {
     pub vectors: Vec<OwnedFd>,
     /// Rung by the guest to say "look at the guest-to-host ring": vector 0 of ring id 0.
     pub kick: OwnedFd,
-    /// Bound, listening, non-blocking sockets.
+    /// Bound, non-blocking sockets, listening after confinement.
     pub listeners: Listeners,
     /// The process's own descriptors' entries, the only files it can still open.
     pub fdinfo: FdInfo,

@@ -40,7 +40,7 @@ pub enum ListenError {
         path: PathBuf,
     },
     /// The host refuses.
-    #[error("host: can't listen on {path}; `sivshm up` makes its directory")]
+    #[error("host: can't bind {path}; `sivshm up` makes its directory")]
     Refused {
         /// The socket.
         path: PathBuf,
@@ -57,8 +57,9 @@ struct Door {
     mode: u32,
 }
 
-/// Binds all four and listens. Peers' descriptors are refused from the first moment, if the kernel
-/// can do that.
+/// Binds all four. Nobody can connect yet: the process listens once it is the device user, because
+/// peers see the user that it was when it listened. Descriptors from strangers are refused from the
+/// first moment, if the kernel can do that.
 ///
 /// # Errors
 /// The first socket that could not be bound.
@@ -133,7 +134,6 @@ fn bind_one(path: &Path, door: &Door) -> io::Result<OwnedFd> {
     bound?;
     chown(path, Some(door.owner), Some(door.group))?;
     fs::set_permissions(path, fs::Permissions::from_mode(door.mode))?;
-    socket::listen(&listener)?;
     Ok(listener)
 }
 

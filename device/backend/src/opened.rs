@@ -182,11 +182,17 @@ fn credentials(paths: &Paths, plan: &Plan, vm: &Vm) -> Result<Credentials, OpenE
         return Err(OpenError::ExposedKey { path: key_path });
     }
     let key = Zeroizing::new(read(key_path)?);
-    Credentials::load(plan.trust_domain, vm.name, &chain, &key, &bundle, SystemTime::now()).map_err(|source| {
-        OpenError::Credentials {
-            path: paths.vm_dir(vm.name),
-            source,
-        }
+    Credentials::load(
+        plan.trust_domain,
+        vm.name,
+        &chain,
+        &key,
+        &bundle,
+        SystemTime::now(),
+    )
+    .map_err(|source| OpenError::Credentials {
+        path: paths.vm_dir(vm.name),
+        source,
     })
 }
 

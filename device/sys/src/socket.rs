@@ -59,7 +59,7 @@ pub fn stream() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
 }
 
-/// Listens, or listens again: peers see the credentials that the caller had at the latest call.
+/// Listens; peers see the credentials that the caller has now.
 ///
 /// # Errors
 /// The socket is not bound.

@@ -161,7 +161,6 @@ fn child(mode: &str, place: &Path, action: &str) {
     let address = UnixAddr::new(&place.join("a.sock")).unwrap();
     bind(kit.listener.as_raw_fd(), &address).unwrap();
     fs::set_permissions(place.join("a.sock"), fs::Permissions::from_mode(0o666)).unwrap();
-    socket::listen(&kit.listener).unwrap();
     // Nobody lists this one: it must be gone.
     std::mem::forget(File::open("/").unwrap());
     let fdinfo = FdInfo::open().unwrap();

@@ -39,7 +39,7 @@ pub struct Spec<'a> {
     pub uid: u32,
     /// The group to become.
     pub gid: u32,
-    /// Sockets whose peers shall see that user and group.
+    /// Bound sockets that shall listen as that user and group.
     pub listeners: &'a [BorrowedFd<'a>],
     /// Bounds of resources.
     pub limits: Limits,
@@ -93,7 +93,7 @@ pub fn enter(spec: &Spec<'_>) -> Result<Sandboxed, SandboxError> {
         .leave_namespaces()?
         .change_root()?
         .drop_privileges()?
-        .listen_again()?
+        .listen()?
         .limit_resources()?
         .forbid_dumps()?
         .forbid_new_privileges()?
@@ -119,7 +119,7 @@ struct Rooted;
 #[derive(Debug)]
 struct Unprivileged;
 #[derive(Debug)]
-struct Presentable;
+struct Listening;
 #[derive(Debug)]
 struct Limited;
 #[derive(Debug)]
@@ -167,16 +167,16 @@ impl<'a> Stage<'a, Rooted> {
 }
 
 impl<'a> Stage<'a, Unprivileged> {
-    /// An earlier `listen` would go on to show peers the user of that time.
-    fn listen_again(self) -> Result<Stage<'a, Presentable>, SandboxError> {
+    /// Not before: peers see the user of the moment of `listen`, for as long as it lasts.
+    fn listen(self) -> Result<Stage<'a, Listening>, SandboxError> {
         for listener in self.spec.listeners {
             socket::listen(listener).map_err(refused("listen as the device user"))?;
         }
-        Ok(self.after(Presentable))
+        Ok(self.after(Listening))
     }
 }
 
-impl<'a> Stage<'a, Presentable> {
+impl<'a> Stage<'a, Listening> {
     fn limit_resources(self) -> Result<Stage<'a, Limited>, SandboxError> {
         limits::set(&self.spec.limits)?;
         Ok(self.after(Limited))
