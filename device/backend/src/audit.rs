@@ -53,6 +53,24 @@ pub enum Event {
     Strangers,
 }
 
+impl Event {
+    /// Every event, for the documents and their test.
+    pub const ALL: [Self; 12] = [
+        Self::Process,
+        Self::Policy,
+        Self::Peer,
+        Self::Slices,
+        Self::Launch,
+        Self::Port,
+        Self::Driver,
+        Self::Session,
+        Self::Grant,
+        Self::Revoke,
+        Self::Admin,
+        Self::Strangers,
+    ];
+}
+
 /// How it was decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]

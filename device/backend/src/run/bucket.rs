@@ -2,6 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+/// Time from one event to the next at `per_second` events a second.
+#[must_use]
+pub const fn interval(per_second: u32) -> Duration {
+    match Duration::from_secs(1).checked_div(per_second) {
+        Some(interval) => interval,
+        None => Duration::MAX,
+    }
+}
+
 /// Allows `capacity` events at once and one more every `interval`.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {

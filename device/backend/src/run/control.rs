@@ -11,16 +11,9 @@ use sivshm_sys::eventfd;
 
 use crate::audit::{Audit, AuditError, Blame, Decision, Entry, Event};
 use crate::run::admission::Scope;
-use crate::run::bucket::TokenBucket;
+use crate::run::bucket::{TokenBucket, interval};
+use crate::run::limits::{FRAMES_AT_ONCE, FRAMES_PER_SECOND};
 use crate::run::sessions::{Fault, Sessions};
-
-/// Frames of the guest at once: four for each grant that a VM can have, which is more than a whole
-/// restart of every service costs.
-const FRAMES_AT_ONCE: u32 = 4096;
-
-/// Time until one more frame is served: 4096 a second is two orders of magnitude above what
-/// starting and ending sessions costs, and about one percent of a core.
-const FRAME_INTERVAL: Duration = Duration::from_nanos(1_000_000_000 / 4096);
 
 /// Time until a guest that has not read its frames, or was throttled, is looked at again. It may
 /// ring earlier.
@@ -55,7 +48,7 @@ impl<'h> Control<'h> {
             rings,
             kick,
             vector,
-            frames: TokenBucket::new(FRAMES_AT_ONCE, FRAME_INTERVAL, now),
+            frames: TokenBucket::new(FRAMES_AT_ONCE, interval(FRAMES_PER_SECOND), now),
             stopped: true,
             again: None,
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sivshm_abi::directory::{DirectoryHead, WindowEntry};
 use sivshm_abi::limits::{MAX_GRANTS, MAX_PCI_WINDOWS, MAX_SESSIONS};
@@ -14,6 +14,7 @@ use sivshm_policy::plan::Window;
 use sivshm_sys::socket::PeerCredentials;
 
 use super::admission;
+use super::limits::{LAUNCH_WITHIN, RIGHTS_AGAIN};
 use super::line::{Heard, LineConnection};
 use super::outbox::{Flushed, Right};
 use super::poller::{ConnectionId, Interest, Source};
@@ -29,15 +30,9 @@ use crate::vmm::directory::{self, DirectoryError};
 use crate::vmm::place;
 use crate::vmm::port::PortError;
 
-/// Time that a launch waits for peers to be established.
-pub const LAUNCH_WITHIN: Duration = Duration::from_secs(30);
-
 /// Connections on the launch socket: the VMM's sign of life, one launch that waits, and some that
 /// are refused. All are root's.
 const MAX_CONNECTIONS: usize = 8;
-
-/// Time until descriptors are sent again when too many are on their way on this host.
-const RIGHTS_AGAIN: Duration = Duration::from_millis(10);
 
 /// Launch connections and the VMM behind one of them.
 #[derive(Debug, Default)]

@@ -2,15 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sivshm_sys::scm;
 use sivshm_sys::socket::PeerCredentials;
 
+use crate::run::limits::LINE_WITHIN;
 use crate::run::outbox::{Flushed, Outbox, Overflow, Right};
-
-/// Time to send a whole line: a tool does so at once.
-pub const LINE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What reading brought.
 #[derive(Clone, Debug, Eq, PartialEq)]

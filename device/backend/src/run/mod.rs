@@ -11,6 +11,7 @@ pub mod bucket;
 mod control;
 mod inventory;
 mod launch;
+pub mod limits;
 mod line;
 pub mod outbox;
 mod peer_link;

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sivshm_abi::name::ChannelName;
 use sivshm_handshake::{
@@ -14,6 +14,7 @@ use sivshm_sys::facts::{self, FdInfo};
 use sivshm_sys::scm;
 use sivshm_sys::socket::{PassRights, PeerCredentials, set_pass_rights};
 
+use crate::run::limits::RIGHTS_AGAIN;
 use crate::run::outbox::{Flushed, Outbox, Overflow, Right};
 use crate::run::poller::{Interest, Poller, Source};
 
@@ -23,9 +24,6 @@ const MAX_WAITING_BYTES: usize = 256 * 1024;
 
 /// Bytes taken with one `recvmsg`: four TLS records of the greatest length.
 const RECEIVE_BYTES: usize = 64 * 1024;
-
-/// Time until descriptors are sent again when too many are on their way on this host.
-const RIGHTS_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why a connection with a peer ended.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use sivshm_abi::directory::SliceId;
 use sivshm_abi::grant::{Generation, RingId};
-use sivshm_abi::limits::MAX_PEERS;
 use sivshm_abi::name::{ChannelName, VmName};
 use sivshm_handshake::{Action, Blame as LinkBlame, PeerHandshake, VerifiedPeer};
 use sivshm_policy::plan::{ChannelIndex, Vm, VmIndex};
@@ -25,28 +24,11 @@ use crate::paths::socket_name;
 use crate::run::RunError;
 use crate::run::bucket::TokenBucket;
 use crate::run::inventory::Inventory;
+use crate::run::limits::{ARRIVAL_INTERVAL, ARRIVALS_AT_ONCE, FIRST_BACK_OFF, LAST_BACK_OFF};
 use crate::run::outbox::Right;
 use crate::run::peer_link::{Connection, LinkEnd};
 use crate::run::poller::{ConnectionId, Poller, Source};
 use crate::vmm::port::FIRST_PEER;
-
-/// Time until the first dial after a link was lost, or could not be made.
-const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
-
-/// Longest time from one dial to the next.
-const LAST_BACK_OFF: Duration = Duration::from_secs(1);
-
-/// Connections that each peer may make at once; more come at [`ARRIVAL_INTERVAL`]. As many as a
-/// dialer makes in its first second of backing off.
-const ARRIVALS_AT_ONCE: u32 = 8;
-
-/// Time until a peer that has used up [`ARRIVALS_AT_ONCE`] may connect again: [`LAST_BACK_OFF`].
-const ARRIVAL_INTERVAL: Duration = LAST_BACK_OFF;
-
-/// Ring ids that each peer may use up, since none is used twice: a fair share of 65535.
-const RING_IDS_PER_PEER: u16 = 256;
-const _: () =
-    assert!(FIRST_PEER.0 as usize + MAX_PEERS * RING_IDS_PER_PEER as usize <= u16::MAX as usize);
 
 /// What the rest of the device process has to know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

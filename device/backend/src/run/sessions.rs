@@ -7,7 +7,7 @@
 //! is granted again only when the guest has acknowledged the end of its former grant.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sivshm_abi::directory::VERSION;
 use sivshm_abi::frame::{Facts, Payload, Reason, SessionId};
@@ -17,22 +17,8 @@ use sivshm_policy::plan::{ChannelIndex, PlannedGrant, Service};
 
 use crate::audit::{Audit, AuditError, Blame, Decision, Entry, Event, hex};
 use crate::run::admission::{self, Numbers, Scope};
-use crate::run::bucket::TokenBucket;
-
-/// Time in which a guest has to acknowledge the end of a grant (DESIGN section 9).
-pub const REVOKED_WITHIN: Duration = Duration::from_millis(100);
-
-/// `OPEN` and `HELLO` frames at once: every session of a guest that has just started.
-const OPENS_AT_ONCE: u32 = 64;
-const _: () = assert!(OPENS_AT_ONCE as usize == MAX_SESSIONS);
-
-/// Time until one more `OPEN` or `HELLO` is served: sixteen a second let every service of a guest
-/// restart in a loop, and write at most some megabytes of audit an hour.
-const OPEN_INTERVAL: Duration = Duration::from_nanos(1_000_000_000 / 16);
-
-/// `CLOSE` frames that may wait before no more frames of the guest are read. Each refused `OPEN`
-/// makes one; grants are bounded by the policy.
-const MAX_WAITING: usize = 2 * MAX_SESSIONS;
+use crate::run::bucket::{TokenBucket, interval};
+use crate::run::limits::{MAX_WAITING_FRAMES, OPENS_AT_ONCE, OPENS_PER_SECOND, REVOKED_WITHIN};
 
 /// Why the guest's frames can't be served any more.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +88,7 @@ impl Sessions {
             live: BTreeMap::new(),
             revoked: BTreeSet::new(),
             numbers: Numbers::new(seed),
-            opens: TokenBucket::new(OPENS_AT_ONCE, OPEN_INTERVAL, now),
+            opens: TokenBucket::new(OPENS_AT_ONCE, interval(OPENS_PER_SECOND), now),
             outgoing: VecDeque::new(),
         }
     }
@@ -153,7 +139,7 @@ impl Sessions {
     /// Whether another frame of the guest may be read: not while it leaves the answers unread.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.outgoing.len() < MAX_WAITING
+        self.outgoing.len() < MAX_WAITING_FRAMES
     }
 
     /// Serves one frame of the guest.

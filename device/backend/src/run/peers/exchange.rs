@@ -10,10 +10,11 @@ use sivshm_handshake::wire::ManifestEntry;
 use sivshm_handshake::{Action, Established, Outgoing, PeerUid, VerifiedPeer};
 use sivshm_sys::socket::PassRights;
 
-use super::{FIRST_BACK_OFF, PeerEvent, PeerLink, Peers, RING_IDS_PER_PEER};
+use super::{PeerEvent, PeerLink, Peers};
 use crate::audit::{Audit, AuditError, Blame, Decision, Entry, Event};
 use crate::run::RunError;
 use crate::run::admission;
+use crate::run::limits::{FIRST_BACK_OFF, RING_IDS_PER_PEER};
 use crate::run::outbox::Right;
 use crate::run::peer_link::LinkEnd;
 use crate::run::poller::{ConnectionId, Poller};

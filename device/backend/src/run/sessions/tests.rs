@@ -86,23 +86,12 @@ impl Manager {
     }
 
     fn scope(&self) -> Scope<'_> {
-        let name = VmName::new("manager").unwrap();
-        Scope {
-            plan: &self.plan,
-            vm: self.plan.vm(name).unwrap().1,
-            links: &self.links,
-        }
+        scope(&self.plan, &self.links)
     }
 
     fn act<T>(&mut self, with: impl FnOnce(&mut Sessions, &Scope<'_>, &mut Audit<'_>) -> T) -> T {
-        let mut sessions =
-            std::mem::replace(&mut self.sessions, Sessions::new(Generation(0), self.now));
-        let (mut audit, _) = log();
-        std::mem::swap(&mut self.audit, &mut audit);
-        let result = with(&mut sessions, &self.scope(), &mut audit);
-        self.audit = audit;
-        self.sessions = sessions;
-        result
+        let scope = scope(&self.plan, &self.links);
+        with(&mut self.sessions, &scope, &mut self.audit)
     }
 
     fn hear(&mut self, id: u32, payload: Payload) -> Result<(), Fault> {
@@ -132,6 +121,12 @@ impl Manager {
             .map(|channel| channel.name.as_str());
         number(names.position(|other| other == name).unwrap())
     }
+}
+
+fn scope<'a>(plan: &'a Plan, links: &'a [Option<Link>]) -> Scope<'a> {
+    let name = VmName::new("manager").unwrap();
+    let vm = plan.vm(name).unwrap().1;
+    Scope { plan, vm, links }
 }
 
 fn number(channel: usize) -> ChannelIndex {
@@ -236,7 +231,7 @@ fn a_flood_of_opens_is_refused_and_ends() {
     }
     let (_, last) = manager.take().pop().unwrap();
     assert_eq!(last, Payload::Close(Reason::Flood));
-    manager.now += 2 * OPEN_INTERVAL;
+    manager.now += 2 * interval(OPENS_PER_SECOND);
     manager.hear(99, open(1001)).unwrap();
     assert!(
         manager.take().is_empty(),

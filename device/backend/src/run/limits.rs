@@ -1,0 +1,100 @@
+//! Bounds of the event loop that its partners can notice (`docs/port.md`, section 6), each with its
+//! unit and where it comes from. Bounds of messages and queues are beside those.
+
+use std::time::Duration;
+
+use sivshm_abi::limits::{
+    MAX_FRAMES_PER_WAKE, MAX_GRANTS, MAX_PCI_WINDOWS, MAX_PEERS, MAX_SESSIONS, MAX_VECTORS,
+    MAX_WINDOWS,
+};
+
+use crate::vmm::port::FIRST_PEER;
+use crate::{admin_wire, launch_wire};
+
+/// Frames of the guest at once: four for each grant that a VM can have, which is more than a whole
+/// restart of every service costs.
+pub const FRAMES_AT_ONCE: u32 = 4096;
+
+/// Frames of the guest in a second: two orders of magnitude above what starting and ending sessions
+/// costs, and about one percent of a core.
+pub const FRAMES_PER_SECOND: u32 = 4096;
+
+/// `OPEN` and `HELLO` frames at once: every session of a guest that has just started.
+pub const OPENS_AT_ONCE: u32 = 64;
+
+/// `OPEN` and `HELLO` frames in a second: every service of a guest may restart in a loop, and at
+/// most some megabytes of audit are written an hour.
+pub const OPENS_PER_SECOND: u32 = 16;
+
+/// Frames that may wait for the guest before no more of its own are read: each `OPEN` that is
+/// refused makes one. How many grants can wait is bounded by the policy.
+pub const MAX_WAITING_FRAMES: usize = 2 * MAX_SESSIONS;
+
+/// Time in which a guest has to acknowledge the end of a grant (DESIGN section 9).
+pub const REVOKED_WITHIN: Duration = Duration::from_millis(100);
+
+/// Time that a launch waits for peers to be established (DESIGN section 6).
+pub const LAUNCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Time for a tool to send its line and take its answer, which it does at once.
+pub const LINE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Time until the first dial after a link was lost, or could not be made: less than a device
+/// process needs to start.
+pub const FIRST_BACK_OFF: Duration = Duration::from_millis(10);
+
+/// Longest time from one dial to the next: what a person waits without wondering.
+pub const LAST_BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Connections that a peer may make at once: as many as a dialer makes in its first second of
+/// backing off, and one more.
+pub const ARRIVALS_AT_ONCE: u32 = 8;
+
+/// Time until a peer that has used those up may connect again: the dialer's own slowest rate.
+pub const ARRIVAL_INTERVAL: Duration = LAST_BACK_OFF;
+
+/// Ring ids that each peer may use up in one run, since none is used twice: a fair share of 65535.
+pub const RING_IDS_PER_PEER: u16 = 256;
+
+/// Time until descriptors are sent again when too many are on their way on this host: other
+/// receivers have to take theirs first.
+pub const RIGHTS_AGAIN: Duration = Duration::from_millis(10);
+
+const _: () = assert!(OPENS_AT_ONCE as usize == MAX_SESSIONS);
+const _: () =
+    assert!(FIRST_PEER.0 as usize + MAX_PEERS * RING_IDS_PER_PEER as usize <= u16::MAX as usize);
+
+/// Every limit with the name that `docs/port.md` gives it.
+pub const LIMITS: &[(&str, u64)] = &[
+    ("windows of a VM", MAX_WINDOWS as u64),
+    ("windows that a VMM shows", MAX_PCI_WINDOWS as u64),
+    ("vectors of a port", MAX_VECTORS as u64),
+    ("sessions of a VM", MAX_SESSIONS as u64),
+    ("grants of a VM", MAX_GRANTS as u64),
+    ("frames for one wake-up", MAX_FRAMES_PER_WAKE as u64),
+    ("frames of a guest at once", FRAMES_AT_ONCE as u64),
+    ("frames of a guest in a second", FRAMES_PER_SECOND as u64),
+    ("frames that wait for a guest", MAX_WAITING_FRAMES as u64),
+    ("sessions opened at once", OPENS_AT_ONCE as u64),
+    ("sessions opened in a second", OPENS_PER_SECOND as u64),
+    (
+        "seconds that a launch waits for peers",
+        LAUNCH_WITHIN.as_secs(),
+    ),
+    ("seconds to send a request", LINE_WITHIN.as_secs()),
+    (
+        "bytes of a launch request",
+        launch_wire::MAX_REQUEST_BYTES as u64,
+    ),
+    (
+        "bytes of an admin request",
+        admin_wire::MAX_REQUEST_BYTES as u64,
+    ),
+    ("connections of a peer at once", ARRIVALS_AT_ONCE as u64),
+    (
+        "seconds to another connection of that peer",
+        ARRIVAL_INTERVAL.as_secs(),
+    ),
+    ("seconds between dials, at most", LAST_BACK_OFF.as_secs()),
+    ("ring ids of a peer in one run", RING_IDS_PER_PEER as u64),
+];
