@@ -68,16 +68,23 @@ pub(crate) struct OwnPage {
 }
 
 impl OwnPage {
-    /// Starts an epoch: the peer ignores the page until all of it belongs to `epoch`.
-    pub(crate) fn start(memory: Shared, layout: Layout, epoch: u64) -> Result<Self, OutOfBounds> {
+    /// Starts an epoch, or goes on in it: an end whose program starts again finds in its own page
+    /// how far it was. Until all of the page belongs to `epoch`, the peer ignores it.
+    pub(crate) fn start(
+        memory: Shared,
+        layout: Layout,
+        epoch: u64,
+    ) -> Result<(Self, u64), OutOfBounds> {
         let count = memory.word64(layout.count)?;
         let waiting = memory.word64(layout.waiting)?;
         let valid = memory.word64(layout.epoch)?;
-        valid.store(0);
-        count.store(0);
         waiting.store(0);
-        valid.store(epoch); // SYNC POINT: epoch-begun
-        Ok(Self { count, waiting })
+        if valid.load() != epoch {
+            valid.store(0);
+            count.store(0);
+            valid.store(epoch); // SYNC POINT: epoch-begun
+        }
+        Ok((Self { count, waiting }, count.load()))
     }
 
     /// Tells the peer how far this end is; everything stored before becomes visible to it.

@@ -22,17 +22,18 @@ pub struct Writer<L> {
 }
 
 impl<L: AsRef<[ReaderLine]>> Writer<L> {
-    /// Starts an epoch on a channel's range, with the lines of its readers in the policy's order.
+    /// Starts an epoch on a channel's range, or goes on in it after a restart, with the lines of its readers in the policy's order.
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range is smaller than a head page.
     pub fn start(range: Shared, readers: L, epoch: u64) -> Result<Self, OutOfBounds> {
+        let (own, sequence) = OwnPage::start(range, HEAD, epoch)?;
         Ok(Self {
             body: body(range)?,
             length: range.word64(head::LENGTH)?,
-            own: OwnPage::start(range, HEAD, epoch)?,
+            own,
             readers,
-            sequence: 0,
+            sequence,
         })
     }
 
@@ -111,17 +112,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Joins an epoch: `range` is the channel's, `line` this reader's acknowledgement line.
+    /// Joins an epoch, or goes on in it after a restart: `range` is the channel's, `line` this reader's acknowledgement line.
     ///
     /// # Errors
     /// [`OutOfBounds`] if either is smaller than its page.
     pub fn join(range: Shared, line: Shared, epoch: u64) -> Result<Self, OutOfBounds> {
+        let (own, seen) = OwnPage::start(line, ACK, epoch)?;
         Ok(Self {
             body: body(range)?,
             length: range.word64(head::LENGTH)?,
             peer: PeerPage::new(range, HEAD, epoch)?,
-            own: OwnPage::start(line, ACK, epoch)?,
-            seen: 0,
+            own,
+            seen,
         })
     }
 

@@ -132,7 +132,7 @@ pub struct Producer<L> {
 }
 
 impl<L: AsRef<[ReaderLine]>> Producer<L> {
-    /// Starts an epoch on a channel's range, with the lines of its readers in the policy's order.
+    /// Starts an epoch on a channel's range, or goes on in it after a restart, with the lines of its readers in the policy's order.
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range does not hold two slots.
@@ -143,14 +143,15 @@ impl<L: AsRef<[ReaderLine]>> Producer<L> {
         epoch: u64,
     ) -> Result<Self, OutOfBounds> {
         let slots = Slots::new(range, geometry)?;
+        let (own, published) = OwnPage::start(range, HEAD, epoch)?;
         Ok(Self {
             slots,
-            own: OwnPage::start(range, HEAD, epoch)?,
+            own,
             readers,
             overwrite: geometry.overwrite,
-            published: 0,
-            staged: 0,
-            limit: slots.count,
+            published,
+            staged: published,
+            limit: published,
         })
     }
 
@@ -332,7 +333,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Joins an epoch: `range` is the channel's, `line` this consumer's acknowledgement line.
+    /// Joins an epoch, or goes on in it after a restart: `range` is the channel's, `line` this consumer's acknowledgement line.
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range does not hold two slots, or the line is smaller than a page.
@@ -342,12 +343,14 @@ impl Consumer {
         geometry: Geometry,
         epoch: u64,
     ) -> Result<Self, OutOfBounds> {
+        let slots = Slots::new(range, geometry)?;
+        let (own, taken) = OwnPage::start(line, ACK, epoch)?;
         Ok(Self {
-            slots: Slots::new(range, geometry)?,
+            slots,
             peer: PeerPage::new(range, HEAD, epoch)?,
-            own: OwnPage::start(line, ACK, epoch)?,
+            own,
             overwrite: geometry.overwrite,
-            taken: 0,
+            taken,
             lost: 0,
         })
     }

@@ -200,6 +200,22 @@ fn the_next_epoch_starts_from_nothing() {
 }
 
 #[test]
+fn an_end_that_starts_again_goes_on_where_it_was() {
+    let channel = Channel::new();
+    for (number, value) in (1..).zip([7, 8]) {
+        let mut producer = channel.producer(false);
+        let mut consumers = [channel.consumer(0, false), channel.consumer(1, false)];
+        producer.stage(&[value]).unwrap();
+        assert_eq!(producer.publish(), number);
+        for consumer in &mut consumers {
+            assert_eq!(receive(consumer), Ok(Some((number, vec![value], 0))));
+            let _ = consumer.acknowledge();
+        }
+        assert_eq!(channel.producer(false).free(), Ok(SLOTS as u64));
+    }
+}
+
+#[test]
 fn lies_of_a_peer_are_named() {
     let channel = Channel::new();
     let mut producer = channel.producer(false);
