@@ -14,12 +14,12 @@ use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 use sivshm_abi::name::{TrustDomain, VmName};
 
-/// First number given to anybody: above what distributions give to people and packages, below
-/// systemd's dynamic users (61184 to 65519 and above 524288).
+/// First number given to anybody unless the operator says otherwise: above what distributions give
+/// to people and packages, between systemd's dynamic users (61184 to 65519 and above 524288).
 pub const FIRST_ID: u32 = 70_000;
 
-/// Last number given to anybody: 256 VMs with two numbers each in 50 trust domains fit.
-pub const LAST_ID: u32 = 99_999;
+/// Numbers in the range from the first: 256 VMs with two numbers each in 50 trust domains fit.
+pub const RANGE: u32 = 30_000;
 
 /// Why the users and groups of VMs are not known.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +44,12 @@ pub enum IdsError {
         #[source]
         source: serde_json::Error,
     },
-    /// Every number from [`FIRST_ID`] to [`LAST_ID`] was given away.
-    #[error("host: no user id is left between {FIRST_ID} and {LAST_ID}")]
-    Exhausted,
+    /// Every number of the range was given away, or a number above it.
+    #[error("host: no user id is left among the {RANGE} from {first}; begin higher")]
+    Exhausted {
+        /// First number of the range.
+        first: u32,
+    },
 }
 
 /// Users and groups of all VMs of a host.
@@ -128,7 +131,7 @@ impl IdMap {
         self.domains.get(domain.as_str())
     }
 
-    /// Gives numbers to the trust domain and to those of its VMs that have none yet.
+    /// Gives numbers from `first` up to the trust domain and to those of its VMs that have none yet.
     ///
     /// # Errors
     /// [`IdsError::Exhausted`]; the map is not worth storing then.
@@ -136,15 +139,18 @@ impl IdMap {
         &mut self,
         domain: TrustDomain,
         vms: impl IntoIterator<Item = VmName>,
+        first: u32,
     ) -> Result<(), IdsError> {
-        let mut next = self.highest().map_or(FIRST_ID, |id| id.saturating_add(1));
+        let behind = self.highest().map(|id| id.saturating_add(1));
+        let mut next = behind.unwrap_or_default().max(first);
+        let end = first.saturating_add(RANGE);
         let mut fresh = || {
             let id = next;
             next = id.saturating_add(1);
-            if id <= LAST_ID {
+            if id < end {
                 Ok(id)
             } else {
-                Err(IdsError::Exhausted)
+                Err(IdsError::Exhausted { first })
             }
         };
         let ids = match self.domains.entry(domain.as_str().to_owned()) {
@@ -218,8 +224,9 @@ mod tests {
     #[test]
     fn nobody_shares_a_number_even_across_trust_domains() {
         let mut map = IdMap::default();
-        map.allocate(domain("a"), names(&["x", "y"])).unwrap();
-        map.allocate(domain("b"), names(&["x"])).unwrap();
+        map.allocate(domain("a"), names(&["x", "y"]), FIRST_ID)
+            .unwrap();
+        map.allocate(domain("b"), names(&["x"]), FIRST_ID).unwrap();
         let mut all = Vec::new();
         for ids in map.domains.values() {
             all.push(ids.device_gid);
@@ -234,11 +241,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ids.json");
         let mut map = IdMap::load(&path).unwrap();
-        map.allocate(domain("a"), names(&["x", "gone"])).unwrap();
+        map.allocate(domain("a"), names(&["x", "gone"]), FIRST_ID)
+            .unwrap();
         map.store(&path).unwrap();
         let mut later = IdMap::load(&path).unwrap();
         assert_eq!(later, map);
-        later.allocate(domain("a"), names(&["new", "x"])).unwrap();
+        later
+            .allocate(domain("a"), names(&["new", "x"]), FIRST_ID)
+            .unwrap();
         let ids = later.domain(domain("a")).unwrap();
         let vm = |name: &str| ids.vm(VmName::new(name).unwrap()).unwrap();
         assert_eq!(
@@ -261,8 +271,10 @@ mod tests {
         let mut map = IdMap::default();
         let many = (0..16_000).map(|n| VmName::new(&format!("v{n}")).unwrap());
         assert!(matches!(
-            map.allocate(domain("a"), many),
-            Err(IdsError::Exhausted)
+            map.allocate(domain("a"), many, FIRST_ID),
+            Err(IdsError::Exhausted { first: FIRST_ID })
         ));
+        map.allocate(domain("b"), [], 200_000).unwrap();
+        assert_eq!(map.domain(domain("b")).unwrap().device_gid, 200_000);
     }
 }

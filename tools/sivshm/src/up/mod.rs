@@ -16,7 +16,7 @@ use std::time::Instant;
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use sivshm_abi::name::{TrustDomain, VmName};
-use sivshm_device::ids::IdMap;
+use sivshm_device::ids::{FIRST_ID, IdMap};
 use sivshm_policy::plan::Plan;
 
 use self::device::Launcher;
@@ -70,6 +70,9 @@ pub struct Args {
     /// Program of the device process [default: `sivshm-device` beside this program]
     #[arg(long, value_name = "FILE")]
     device_bin: Option<PathBuf>,
+    /// First of the 30000 user and group ids that VMs are given, which they keep for ever
+    #[arg(long, value_name = "UID", default_value_t = FIRST_ID, value_parser = clap::value_parser!(u32).range(1000..))]
+    uid_base: u32,
     /// Print one JSON object when everything is ready
     #[arg(long)]
     json: bool,
@@ -144,7 +147,7 @@ pub fn run(args: &Args) -> Outcome {
     };
     refuse_leftovers(&layout)?;
     let vms: Vec<VmName> = plan.vms.iter().map(|vm| vm.name).collect();
-    let ids = allocate(&layout, plan.trust_domain, &vms, development)?;
+    let ids = allocate(&layout, plan.trust_domain, &vms, args.uid_base, development)?;
     let device_gid = ids.domain(plan.trust_domain).map(|ids| ids.device_gid);
     directories::make(&layout, device_gid.filter(|_| !development))?;
     let in_use = layout.policy_in_use();
@@ -183,6 +186,7 @@ fn allocate(
     layout: &Layout,
     domain: TrustDomain,
     vms: &[VmName],
+    first: u32,
     development: bool,
 ) -> Outcome<IdMap> {
     let vms = vms.iter().copied();
@@ -192,7 +196,7 @@ fn allocate(
     let path = layout.paths.ids();
     let _lock = lock(&path.with_extension("lock"))?;
     let mut ids = IdMap::load(&path).map_err(host)?;
-    ids.allocate(domain, vms).map_err(host)?;
+    ids.allocate(domain, vms, first).map_err(host)?;
     ids.store(&path).map_err(host)?;
     Ok(ids)
 }
