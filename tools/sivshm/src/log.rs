@@ -20,20 +20,20 @@ pub fn start() {
         .init();
 }
 
-/// The last lines of a log; empty if it can't be read.
-pub fn last_lines(path: &Path, count: usize) -> String {
+/// The last lines of a log behind its first `skip` bytes; empty if it can't be read.
+pub fn last_lines(path: &Path, skip: u64, count: usize) -> String {
     let mut text = Vec::new();
     if let Ok(mut file) = File::open(path) {
         let len = file.metadata().map_or(0, |metadata| metadata.len());
-        let _ = file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)));
+        let _ = file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES).max(skip)));
         let _ = file.take(TAIL_BYTES).read_to_end(&mut text);
     }
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().collect();
-    let skipped = lines.len().saturating_sub(count);
+    let earlier = lines.len().saturating_sub(count);
     lines
         .into_iter()
-        .skip(skipped)
+        .skip(earlier)
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -46,9 +46,10 @@ mod tests {
     fn only_the_end_of_a_log_is_shown() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        assert_eq!(last_lines(&path, 2), "");
+        assert_eq!(last_lines(&path, 0, 2), "");
         std::fs::write(&path, format!("{}\nb\nc\n", "a".repeat(5000))).unwrap();
-        assert_eq!(last_lines(&path, 2), "b\nc");
-        assert!(last_lines(&path, 9).len() < 4096);
+        assert_eq!(last_lines(&path, 0, 2), "b\nc");
+        assert!(last_lines(&path, 0, 9).len() < 4096);
+        assert_eq!(last_lines(&path, 5003, 9), "c");
     }
 }

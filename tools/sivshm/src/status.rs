@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use sivshm_device::admin_wire::{
-    AdminAnswer, AdminRequest, ChannelState, MAX_ANSWER_BYTES, Status,
+    AdminAnswer, AdminRequest, ChannelState, MAX_ANSWER_BYTES, PeerStatus, Status,
 };
 use sivshm_device::paths::SocketDir;
 
@@ -52,6 +52,7 @@ struct VmReport {
     device_pid: Option<i32>,
     restarts: u32,
     vmm_pid: Option<i32>,
+    /// Its VMM was ended, or holds memory of an earlier run of a peer: `sivshm run` it again.
     needs_restart: bool,
     /// What its device process says; none if it does not answer.
     device: Option<Status>,
@@ -125,12 +126,14 @@ impl VmReport {
             Ok(AdminAnswer::Revoked { .. }) => (None, Some("answered another question".into())),
             Err(error) => (None, Some(error.to_string())),
         };
+        let mut peers = device.iter().flat_map(|device| &device.peers);
+        let stale = peers.any(is_stale);
         Ok(Self {
             name: vm.name.clone(),
             device_pid: vm.device.map(|process| process.pid),
             restarts: vm.restarts,
             vmm_pid: vm.vmm.map(|process| process.pid),
-            needs_restart: vm.needs_restart,
+            needs_restart: vm.needs_restart || stale,
             device,
             error,
         })
@@ -188,6 +191,10 @@ impl VmReport {
         if self.needs_restart {
             notes.push("needs restart".to_owned());
         }
+        let peers = self.device.iter().flat_map(|device| &device.peers);
+        for peer in peers.filter(|peer| is_stale(peer)) {
+            notes.push(format!("{} was restarted", peer.vm));
+        }
         if self.restarts > 0 {
             notes.push(format!("device process restarted {}x", self.restarts));
         }
@@ -211,6 +218,11 @@ impl VmReport {
         }
         notes.join("; ")
     }
+}
+
+/// Whether the VMM holds memory of an earlier run of this peer.
+fn is_stale(peer: &PeerStatus) -> bool {
+    peer.link.as_ref().is_some_and(|link| link.needs_relaunch)
 }
 
 fn count(device: &Status, state: ChannelState) -> usize {

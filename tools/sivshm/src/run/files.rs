@@ -3,7 +3,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use nix::unistd::geteuid;
+use sivshm_sys::memfd::{self, Ownership};
 
 use crate::failure::{Failure, Outcome};
 use crate::qemu::substitute::Named;
@@ -24,10 +28,11 @@ impl Files {
     pub fn open(plain: &[String], drives: &[String]) -> Outcome<Self> {
         let mut files = Self::default();
         for option in plain {
-            files.add(option)?;
+            files.add(option, reopenable)?;
         }
         for option in drives {
-            let fd = files.add(option)?;
+            // QEMU duplicates descriptors of a set and opens nothing again.
+            let fd = files.add(option, Ok)?;
             // The descriptor's number serves as the set's: both are unique in this process.
             files.drives.extend([
                 "-add-fd".to_owned(),
@@ -40,7 +45,7 @@ impl Files {
     }
 
     /// Opens one file; gives its descriptor's number.
-    fn add(&mut self, option: &str) -> Outcome<i32> {
+    fn add(&mut self, option: &str, prepare: fn(File) -> io::Result<File>) -> Outcome<i32> {
         let (name, path) = parse(option)?;
         if self.named.iter().any(|file| file.name == name) {
             return Err(Failure::Usage(format!("two files are named `{name}`")));
@@ -52,7 +57,7 @@ impl Files {
             if !metadata.is_file() {
                 return Err(io::Error::other("it is no regular file"));
             }
-            Ok((file, metadata.len()))
+            Ok((prepare(file)?, metadata.len()))
         };
         let (file, bytes) = open().map_err(Failure::on("open", path))?;
         let fd = file.as_raw_fd();
@@ -81,6 +86,24 @@ impl Files {
     }
 }
 
+/// A path of `/proc/self/fd` is opened again, by the VM's user, as whom QEMU runs: a file that not
+/// everybody may read, as kernels are on some distributions, is copied to memory.
+fn reopenable(mut file: File) -> io::Result<File> {
+    let metadata = file.metadata()?;
+    if metadata.mode() & 0o004 != 0 || !geteuid().is_root() {
+        return Ok(file);
+    }
+    let ownership = Ownership {
+        uid: 0,
+        gid: 0,
+        mode: 0o444,
+    };
+    let mut copy = File::from(memfd::create(c"sivshm-file", metadata.len(), ownership)?);
+    // Its size is sealed: a file that has grown meanwhile is an error.
+    io::copy(&mut file, &mut copy)?;
+    memfd::reopen_read_only(&copy.into()).map(File::from)
+}
+
 /// Splits `NAME=PATH`.
 fn parse(option: &str) -> Outcome<(&str, &str)> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -97,6 +120,7 @@ fn parse(option: &str) -> Outcome<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn files_are_opened_named_and_measured() {
@@ -117,6 +141,18 @@ mod tests {
         );
         assert!(Files::open(&option("x"), &option("x")).is_err());
         assert!(Files::open(&[format!("x={}", folder.path().display())], &[]).is_err());
+    }
+
+    #[test]
+    fn a_file_of_roots_own_is_copied_for_the_vms_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vmlinuz");
+        std::fs::write(&path, "kernel").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let file = reopenable(File::open(&path).unwrap()).unwrap();
+        assert_eq!(io::read_to_string(&file).unwrap(), "kernel");
+        let readable = file.metadata().unwrap().mode() & 0o004 != 0;
+        assert_eq!(readable, geteuid().is_root());
     }
 
     #[test]

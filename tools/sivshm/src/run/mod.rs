@@ -52,7 +52,7 @@ Examples:
 
 Files in places that only root can reach are opened before root is left: `{NAME}` in an argument
 becomes the path of the open file, `{NAME.bytes}` its exact length. QEMU runs as the VM's user
-(`sivshm up` prints it), so that user must be allowed to read these files and to open all others.
+(`sivshm up` prints it), so that user must be allowed to open all others.
 
 Exit codes: those of the program once it runs; before that 1 the host failed, 2 wrong usage, 3 the
 device process or the supervisor refused.")]

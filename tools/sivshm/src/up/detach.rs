@@ -30,6 +30,7 @@ pub fn behind(layout: &Layout) -> Outcome<Ready> {
         .mode(0o600)
         .open(&log_path)
         .map_err(Failure::on("open", &log_path))?;
+    let earlier = log.metadata().map_or(0, |metadata| metadata.len());
     let program = env::current_exe().map_err(Failure::to("find this program"))?;
     let arguments = env::args_os().skip(1).filter(|word| word != "--detach");
     let mut child = Command::new(&program)
@@ -58,7 +59,7 @@ pub fn behind(layout: &Layout) -> Outcome<Ready> {
     let report = format!(
         "it did not get ready; {} ends with:\n{}",
         log_path.display(),
-        last_lines(&log_path, SHOWN_LINES)
+        last_lines(&log_path, earlier, SHOWN_LINES)
     );
     Err(match status.code() {
         Some(2) => Failure::Policy(report),

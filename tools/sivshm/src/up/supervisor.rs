@@ -200,7 +200,7 @@ impl Supervisor {
     /// The last line of a device process's log, and where to find the rest.
     fn log_of(&self, vm: VmName) -> String {
         let path = self.launcher.layout.paths.log(vm);
-        let last = last_lines(&path, 1);
+        let last = last_lines(&path, 0, 1);
         format!("\n  {}: {}", path.display(), last.trim_end())
     }
 
