@@ -104,8 +104,8 @@ static int list(const struct sivshm_gate_caller *caller, struct sivshm_list *lis
 		if (copy_to_user(to + copied, &grant, sizeof(grant)))
 			return -EFAULT;
 	}
-	/* What was copied may be newer than the count; never say that more was. */
-	list->count = next ? max(listing.count, copied) : copied;
+	/* What was copied may be newer than the count. */
+	list->count = copied < list->capacity ? copied : max(listing.count, copied);
 	list->state = listing.state;
 	list->reason = listing.reason;
 	list->changes = listing.changes;

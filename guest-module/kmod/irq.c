@@ -46,7 +46,7 @@ static irqreturn_t rang(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
-static void free_first(struct pci_dev *dev, unsigned int vectors)
+void sivshm_irq_free(struct pci_dev *dev, unsigned int vectors)
 {
 	while (vectors--)
 		free_irq(pci_irq_vector(dev, vectors), &bells[vectors]);
@@ -63,16 +63,11 @@ int sivshm_irq_request(struct pci_dev *dev, unsigned int vectors)
 	for (i = 0; i < vectors; i++) {
 		error = request_irq(pci_irq_vector(dev, i), rang, 0, KBUILD_MODNAME, &bells[i]);
 		if (error) {
-			free_first(dev, i);
+			sivshm_irq_free(dev, i);
 			return error;
 		}
 	}
 	return 0;
-}
-
-void sivshm_irq_free(struct pci_dev *dev)
-{
-	free_first(dev, pci_msix_vec_count(dev));
 }
 
 struct wait_queue_head *sivshm_bell_queue(u32 vector)

@@ -24,7 +24,8 @@ struct function {
 	void *memory;		/* write-back; as long as it is held, so are mappings of processes */
 	int bars;
 	bool is_port;
-	u16 window;
+	u16 vectors;		/* of the port */
+	u16 window;		/* else: its number */
 };
 
 /* By the gate's numbers. Written under binding and sivshm_gate_lock, read under either. */
@@ -127,7 +128,6 @@ static int bind_port(struct function *function)
 {
 	struct pci_dev *dev = function->dev;
 	void __iomem *mapped_registers;
-	unsigned int vectors;
 	u8 boot[16];
 	int error;
 
@@ -144,7 +144,7 @@ static int bind_port(struct function *function)
 	error = sivshm_gate_attach(function->memory, pci_resource_len(dev, MEMORY_BAR), boot);
 	if (!error)
 		registers = mapped_registers;
-	vectors = sivshm_gate_vectors();
+	function->vectors = sivshm_gate_vectors();
 	up_write(&sivshm_gate_lock);
 	if (error)	/* -ENODEV: somebody else's ivshmem function, which has only been looked at */
 		goto iounmap;
@@ -152,10 +152,10 @@ static int bind_port(struct function *function)
 	if (error)
 		goto detach;
 	pci_set_master(dev);
-	error = sivshm_irq_request(dev, vectors);
+	error = sivshm_irq_request(dev, function->vectors);
 	if (error)
 		goto release;
-	pci_info(dev, "port with %u vectors\n", vectors);
+	pci_info(dev, "port with %u vectors\n", function->vectors);
 	sivshm_carry_out();
 	return 0;
 release:
@@ -171,7 +171,7 @@ unmap:
 
 static void unbind_port(struct function *function)
 {
-	sivshm_irq_free(function->dev);
+	sivshm_irq_free(function->dev, function->vectors);
 	detach();
 	release_bars(function);
 	pci_iounmap(function->dev, registers);

@@ -33,7 +33,7 @@ phys_addr_t sivshm_window_base(u32 window);
 
 /* irq.c */
 int sivshm_irq_request(struct pci_dev *dev, unsigned int vectors);
-void sivshm_irq_free(struct pci_dev *dev);
+void sivshm_irq_free(struct pci_dev *dev, unsigned int vectors);
 struct wait_queue_head *sivshm_bell_queue(u32 vector);
 struct eventfd_ctx *sivshm_bell_bind(const struct sivshm_gate_bell *bell, struct eventfd_ctx *event);
 void sivshm_bell_unbind(u32 place);

@@ -60,7 +60,8 @@ impl Gate {
     /// Binds the port whose memory is `control`, if it is one: its directory must have our magic.
     ///
     /// `boot` is random, from this binding of the port; it makes `HELLO` and the numbers of
-    /// sessions differ from those of any driver before. Effects are due afterwards.
+    /// sessions differ from those of any driver before. Windows that are claimed stay claimed if
+    /// the directory says the same about them. Effects are due afterwards.
     ///
     /// # Errors
     /// [`Errno::NoDevice`] if the memory is not a port's, [`Errno::Taken`] if there is a port
@@ -80,15 +81,20 @@ impl Gate {
         let head =
             DirectoryHead::read(&mut Reader::new(&space)).map_err(|_| Errno::BadDirectory)?;
         for (number, line) in self.windows.0.iter_mut().enumerate() {
-            *line = Windows::UNUSED;
-            if number >= usize::from(head.windows) {
-                continue;
+            let mut entry = None;
+            if number < usize::from(head.windows) {
+                let mut space = [0; WindowEntry::BYTES];
+                let offset = DirectoryHead::BYTES + number * WindowEntry::BYTES;
+                control.copy_out(offset, &mut space).map_err(bad)?;
+                let read = WindowEntry::read(&mut Reader::new(&space));
+                entry = Some(read.map_err(|_| Errno::BadDirectory)?);
             }
-            let mut space = [0; WindowEntry::BYTES];
-            let offset = DirectoryHead::BYTES + number * WindowEntry::BYTES;
-            control.copy_out(offset, &mut space).map_err(bad)?;
-            let entry = WindowEntry::read(&mut Reader::new(&space));
-            line.entry = Some(entry.map_err(|_| Errno::BadDirectory)?);
+            if line.entry != entry {
+                *line = Line {
+                    entry,
+                    claimed_at: None,
+                };
+            }
         }
         let rings = ControlRings::new(control, Side::Guest).map_err(bad)?;
         self.sessions.start_numbers_at(&boot);
