@@ -240,3 +240,106 @@ fn grant(
         peer,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sivshm_abi::grant::Part;
+    use sivshm_abi::name::VmName;
+
+    const POLICY: &str = r#"
+        version = 1
+        trust_domain = "test.example"
+        serial = 1
+        [[vm]]
+        name = "camera"
+        [[vm]]
+        name = "screen-{1..2}"
+        [[service]]
+        vm = "camera"
+        name = "capture"
+        process = { uid = 1000, exe_sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08" }
+        [[service]]
+        vm = "screen-{n}"
+        name = "show"
+        process = { uid = 1000 }
+        [[channel]]
+        name = "picture"
+        from = "camera/capture"
+        to = ["screen-1/show", "screen-2/show"]
+        kind = "region"
+        size = "64KiB"
+    "#;
+
+    fn link(ring: u16) -> Option<Link> {
+        Some(Link {
+            ring: RingId(ring),
+            epochs: vec![(ChannelIndex(0), 5)],
+        })
+    }
+
+    #[test]
+    fn a_process_is_a_service_only_by_all_of_its_facts() {
+        let plan = sivshm_policy::compile("test", POLICY).unwrap();
+        let vm = |name| plan.vm(VmName::new(name).unwrap()).unwrap().1;
+        let digest = vm("camera").services[0]
+            .process
+            .exe_sha256
+            .map(|digest| digest.0);
+        let facts = |uid, exe_sha256| Facts {
+            pid: 1,
+            uid,
+            gid: 0,
+            exe_sha256,
+        };
+        let is_service = |name, facts| service_of(vm(name), &facts).is_some();
+        assert!(is_service("camera", facts(1000, digest)));
+        assert!(!is_service("camera", facts(1000, Some([0; 32]))));
+        assert!(
+            !is_service("camera", facts(1000, None)),
+            "the kernel could not take it"
+        );
+        assert!(!is_service("camera", facts(0, digest)), "not even root");
+        assert!(is_service("screen-1", facts(1000, Some([0; 32]))));
+    }
+
+    #[test]
+    fn an_end_is_granted_as_a_whole_or_not_at_all() {
+        let plan = sivshm_policy::compile("test", POLICY).unwrap();
+        let vm = plan.vm(VmName::new("camera").unwrap()).unwrap().1;
+        let mut numbers = Numbers::new(Generation(9));
+        let mut end = |links: &[Option<Link>]| {
+            let scope = Scope {
+                plan: &plan,
+                vm,
+                links,
+            };
+            grants_of_end(&scope, &vm.services[0], ChannelIndex(0), &mut numbers)
+        };
+        assert_eq!(end(&[None, None]), None);
+        assert_eq!(end(&[link(2), None]), None, "one reader is missing");
+        let grants = end(&[link(2), link(3)]).unwrap();
+        let parts: Vec<_> = grants.iter().map(|(_, grant)| grant.part).collect();
+        assert_eq!(parts, [Part::Data, Part::Ack(0), Part::Ack(1)]);
+        assert!(
+            grants
+                .iter()
+                .all(|(_, grant)| grant.epoch == 5 && grant.readers == 2)
+        );
+        let rings: Vec<_> = grants
+            .iter()
+            .filter_map(|(_, grant)| grant.peer)
+            .map(|p| p.ring.0)
+            .collect();
+        assert_eq!(rings, [2, 3]);
+    }
+
+    #[test]
+    fn channels_between_two_vms_are_those_with_an_end_in_each() {
+        let plan = sivshm_policy::compile("test", POLICY).unwrap();
+        let count = |a, b| channels_between(&plan, VmIndex(a), Some(VmIndex(b))).count();
+        assert_eq!((count(0, 1), count(1, 0), count(0, 2)), (1, 1, 1));
+        assert_eq!(count(1, 2), 0, "two readers share no channel");
+        assert_eq!(channels_between(&plan, VmIndex(0), None).count(), 0);
+    }
+}

@@ -444,3 +444,6 @@ fn record_start(held: &Held, audit: &mut Audit<'_>) -> Result<(), RunError> {
         reason: "the policy was read and compiled without an error",
     })?)
 }
+
+#[cfg(test)]
+mod tests;
