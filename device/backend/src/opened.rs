@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{getegid, geteuid};
@@ -109,8 +109,7 @@ impl Opened {
             path: config.ids.clone(),
         })?;
         let limits = limits::of(&plan, me, vm);
-        setrlimit(Resource::RLIMIT_NOFILE, limits.files, limits.files)
-            .map_err(|errno| object("room for its descriptors")(errno.into()))?;
+        make_room(limits.files).map_err(object("room for its descriptors"))?;
 
         let paths = Paths::new(&config.root, plan.trust_domain);
         let credentials = credentials(&paths, &plan, vm)?;
@@ -155,6 +154,15 @@ impl Opened {
             },
         })
     }
+}
+
+/// Allows at least `files` descriptors; confinement then allows exactly so many.
+fn make_room(files: u64) -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < files {
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard.max(files))?;
+    }
+    Ok(())
 }
 
 /// The numbers of every VM of the plan; in development mode those of the current user.
