@@ -45,12 +45,6 @@ impl TokenBucket {
         }
     }
 
-    /// When the next token comes, for a bucket that is empty.
-    #[must_use]
-    pub fn next(&self) -> Instant {
-        self.filled + self.interval
-    }
-
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let gained = passed / self.interval.as_nanos().max(1);
@@ -79,7 +73,6 @@ mod tests {
         let mut bucket = TokenBucket::new(2, second, start);
         assert!(bucket.take(start) && bucket.take(start));
         assert!(!bucket.take(start));
-        assert_eq!(bucket.next(), start + second);
         assert!(bucket.take(start + second));
         assert!(!bucket.take(start + second));
     }
