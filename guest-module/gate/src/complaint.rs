@@ -23,8 +23,6 @@ pub enum Complaint {
 /// Why a `GRANT` was not installed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum GrantFault {
-    /// Its session is not open.
-    Session,
     /// Its window is not in the directory.
     Window,
     /// Its range is empty, unaligned, or not inside its window.
@@ -59,7 +57,6 @@ impl Complaint {
 impl GrantFault {
     const fn words(self) -> &'static str {
         match self {
-            Self::Session => "grant refused: its session is not open",
             Self::Window => "grant refused: its window is not in the directory",
             Self::Range => "grant refused: its range is not inside its window",
             Self::Access => "grant refused: it allows more than its window",
