@@ -39,6 +39,7 @@
 
 mod attached;
 mod backend;
+pub mod capi;
 mod devnode;
 mod end;
 mod error;

@@ -182,6 +182,11 @@ impl Host {
 
     /// Grants the library's end of a channel.
     fn grant(&mut self, channel: Channel) {
+        self.grant_in(channel, EPOCH);
+    }
+
+    /// Grants it for an epoch.
+    fn grant_in(&mut self, channel: Channel, epoch: u64) {
         let peer = Some(GrantPeer {
             vm: VmName::new("worker-1").unwrap(),
             ring: RingId(2),
@@ -206,7 +211,7 @@ impl Host {
             window: u16::from(!writes),
             offset: 0,
             length: LINES,
-            epoch: EPOCH,
+            epoch,
             expiry: 0,
             peer: peer.filter(|_| !writes),
         };
@@ -376,7 +381,7 @@ fn a_revoked_channel_ends_wherever_it_is_used_and_can_be_granted_again() {
     assert!(matches!(writer.prepare(0, b"x"), Err(Error::Revoked(_))));
     assert!(matches!(writer.publish(1), Err(Error::Revoked(_))));
     drop(writer);
-    host.grant(Channel::Job);
+    host.grant_in(Channel::Job, EPOCH + 1);
     let mut writer = session
         .region_writer("job", Wait::Interrupt, LIMIT)
         .unwrap();
