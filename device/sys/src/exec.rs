@@ -1,11 +1,13 @@
 //! Turning into another program with less authority: what `sivshm run` does before it executes a
 //! VMM (DESIGN section 6).
+#![expect(unsafe_code, reason = "close_range has no safe wrapper")]
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use landlock::{Access as _, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, Scope};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 use seccompiler::sock_filter;
@@ -15,6 +17,12 @@ use crate::sandbox::{Filter, FilterError, SandboxError, check_landlock};
 
 /// The filter's text: what a VMM must not do to a descriptor that it shares.
 const VMM_POLICY: &str = include_str!("vmm_seccomp.json");
+
+/// The first descriptor that is none of standard input, output and error.
+const FIRST_OTHER: u32 = 3;
+
+/// Has `close_range` mark descriptors in place of closing them.
+const CLOSE_ON_EXEC: i32 = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
 
 /// Lowest number of a call by the x32 convention, which has numbers of its own for every call.
 const X32_CALLS: u32 = 0x4000_0000;
@@ -92,29 +100,36 @@ pub fn become_user(uid: u32, gid: u32, further: &[u32]) -> io::Result<()> {
     }
 }
 
-/// Lets a descriptor stay open in the program that is executed next.
+/// Lets exactly these descriptors, and standard input, output and error, stay open in the program
+/// that is executed next: what else the caller's own caller has left open is closed then.
 ///
 /// # Errors
-/// The descriptor is not open.
-pub fn inherit(descriptor: impl AsFd) -> io::Result<()> {
-    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+/// One of the descriptors is not open.
+pub fn inherit_only<'a>(descriptors: impl IntoIterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+    // SAFETY: takes three numbers; closes nothing before the next program is executed.
+    let marked = unsafe { libc::close_range(FIRST_OTHER, u32::MAX, CLOSE_ON_EXEC) };
+    Errno::result(marked)?;
+    for descriptor in descriptors {
+        fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd as _;
+    use std::os::fd::AsFd as _;
 
     use nix::fcntl::OFlag;
 
     #[test]
-    fn an_inherited_descriptor_is_not_closed_on_exec() {
-        let file = tempfile::tempfile().unwrap();
-        inherit(&file).unwrap();
-        let flags = fcntl(&file, FcntlArg::F_GETFD).unwrap();
-        assert_eq!(flags & libc::FD_CLOEXEC, 0);
-        assert!(file.as_raw_fd() > 2);
+    fn what_is_not_listed_does_not_survive_exec() {
+        let (listed, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        fcntl(&other, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        inherit_only([listed.as_fd()]).unwrap();
+        let closes =
+            |file: &std::fs::File| fcntl(file, FcntlArg::F_GETFD).unwrap() & libc::FD_CLOEXEC != 0;
+        assert_eq!((closes(&listed), closes(&other)), (false, true));
     }
 
     /// The filter holds for the calling thread only, so the other tests are left alone.

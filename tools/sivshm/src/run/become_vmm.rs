@@ -2,13 +2,13 @@
 //! (DESIGN section 6).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use sivshm_abi::name::VmName;
 use sivshm_device::ids::{IdMap, VmIds};
-use sivshm_sys::exec::{become_user, inherit, scope_only_landlock, vmm_filter};
+use sivshm_sys::exec::{become_user, inherit_only, scope_only_landlock, vmm_filter};
 use sivshm_sys::sandbox::Filter;
 
 use crate::failure::{Failure, Outcome};
@@ -90,9 +90,8 @@ impl Vmm {
     }
 
     fn give_up_everything_else(&mut self, inherited: &[OwnedFd]) -> Outcome {
-        for descriptor in inherited {
-            inherit(descriptor).map_err(Failure::to("pass a descriptor on"))?;
-        }
+        inherit_only(inherited.iter().map(OwnedFd::as_fd))
+            .map_err(Failure::to("pass the VM's descriptors on and no other"))?;
         let confine = |error: &dyn std::error::Error| {
             Failure::Host(format!("can't confine the VMM: {error}"))
         };
