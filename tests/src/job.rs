@@ -125,13 +125,15 @@ reason = "workers are untrusted and mutually isolated"
     ) -> Result<Outcome> {
         let mut running = Vec::new();
         for (number, name) in (1..).zip(self.worker_names()) {
-            let mut command = attached(deployment, &name, "reducer");
+            let mut command = attached(deployment, &name, "reducer", &[]);
             command.args(self.reducer_args(number));
             running.push(Process::start(&name, command)?);
             report(Progress::Started(name));
         }
-        let mut command = attached(deployment, "manager", "mapper");
-        command.args(self.mapper_args(&self.input));
+        // Opened by whoever deploys: the VM's own user may not reach the file.
+        let open = format!("input={}", self.input.display());
+        let mut command = attached(deployment, "manager", "mapper", &["--open-ro", &open]);
+        command.args(self.mapper_args(Path::new("{input}")));
         let mut mapper = Process::start("manager", command)?;
         report(Progress::Started("manager".to_owned()));
         let result = follow(&mut mapper, report)?;
@@ -267,10 +269,13 @@ pub struct Extras<'a> {
 /// Loads the module and says so.
 const LOAD: &str = "insmod /lib/sivshm.ko && event loaded || finish 90\n";
 
-fn attached(deployment: &Deployment, vm: &str, program: &str) -> Command {
+fn attached(deployment: &Deployment, vm: &str, program: &str, options: &[&str]) -> Command {
     let mut command = deployment.run(vm);
-    command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string(), "--"]);
-    command.arg(deployment.artifacts().guest.join(program));
+    command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
+    command
+        .args(options)
+        .arg("--")
+        .arg(deployment.artifacts().guest.join(program));
     command
 }
 
