@@ -1,0 +1,109 @@
+//! Doorbells: eventfds whose open file several parties share, so that each can change its flags and
+//! its counter.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
+
+use super::port::Port;
+use crate::attempt::{attempt, spawn};
+use crate::report::{Got, attack, event};
+
+/// Lowest number of a call by the x32 convention.
+const X32_CALLS: i64 = 0x4000_0000;
+
+/// Largest count that an eventfd can be given.
+const FULL: [u8; 8] = (u64::MAX - 1).to_ne_bytes();
+
+/// Tries to make a doorbell blocking under the filter that a VMM runs in.
+pub fn filtered(port: &Port) {
+    let Some(doorbell) = port.doorbells.first() else {
+        return;
+    };
+    // The filter takes nothing else away: a file can be made non-blocking.
+    let granted = attempt(|| {
+        let (end, _other) = nix::unistd::pipe()?;
+        fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        if nonblocking(end.as_fd())? {
+            Ok(())
+        } else {
+            Err(Errno::EINVAL)
+        }
+    });
+    attack(
+        "filtered-set-flags",
+        Got::Absent,
+        blocking_after(doorbell, || clear(doorbell)),
+        granted,
+    );
+    attack(
+        "filtered-fionbio",
+        Got::Absent,
+        blocking_after(doorbell, || {
+            let off = 0_i32;
+            // SAFETY: reads the integer that it is given, which outlives the call.
+            let done = unsafe { libc::ioctl(doorbell.as_raw_fd(), libc::FIONBIO, &raw const off) };
+            Errno::result(done).map(drop)
+        }),
+        granted,
+    );
+    attack(
+        "filtered-x32-call",
+        Got::Signal(Signal::SIGSYS),
+        attempt(|| {
+            let number = X32_CALLS | libc::SYS_fcntl;
+            // SAFETY: takes three integers.
+            let done = unsafe { libc::syscall(number, doorbell.as_raw_fd(), libc::F_SETFL, 0) };
+            Errno::result(done).map(drop)
+        }),
+        granted,
+    );
+}
+
+/// Makes every doorbell blocking, for real, and starts two processes for each: one that fills its
+/// counter and one that empties it, as often as they can.
+pub fn storm(port: &Port) -> nix::Result<()> {
+    for doorbell in &port.doorbells {
+        clear(doorbell)?;
+        if nonblocking(doorbell.as_fd())? {
+            return Err(Errno::ENOTRECOVERABLE);
+        }
+        loop_in_child(|| nix::unistd::write(doorbell, &FULL).map(drop))?;
+        loop_in_child(|| nix::unistd::read(doorbell, &mut [0; 8]).map(drop))?;
+    }
+    event("storming");
+    Ok(())
+}
+
+fn loop_in_child(body: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
+    spawn(|| {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // Processor time is not what this takes from others.
+        // SAFETY: takes integers.
+        Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) })?;
+        loop {
+            body()?;
+        }
+    })
+    .map(drop)
+}
+
+fn clear(doorbell: &OwnedFd) -> nix::Result<()> {
+    fcntl(doorbell, FcntlArg::F_SETFL(OFlag::empty())).map(drop)
+}
+
+fn nonblocking(file: BorrowedFd<'_>) -> nix::Result<bool> {
+    let flags = fcntl(file, FcntlArg::F_GETFL)?;
+    Ok(OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
+}
+
+/// [`Got::Absent`] if `clear` seems to work and has no effect.
+fn blocking_after(doorbell: &OwnedFd, clear: impl FnOnce() -> nix::Result<()>) -> Got {
+    match clear().and_then(|()| nonblocking(doorbell.as_fd())) {
+        Ok(true) => Got::Absent,
+        Ok(false) => Got::Success,
+        Err(errno) => Got::Errno(errno),
+    }
+}
