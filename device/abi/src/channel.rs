@@ -30,13 +30,21 @@ pub mod ack {
     pub const EPOCH: usize = 128;
 }
 
+/// Fields in front of a slot's payload, as byte offsets.
+pub mod slot {
+    /// Bytes of the payload, 32-bit; a consumer clamps it to what the grant holds.
+    pub const LENGTH: usize = 0;
+    /// Number of the slot, 64-bit, from 1 in each epoch; 0 while it is being overwritten.
+    pub const NUMBER: usize = 8;
+}
+
 /// Bytes of the head page.
 pub const HEAD_BYTES: u64 = PAGE_BYTES;
 
 /// Bytes of an acknowledgement line: a page of its own, so that a grant can cover exactly it.
 pub const ACK_BYTES: u64 = PAGE_BYTES;
 
-/// Bytes in front of each slot's payload: u32 length, u32 reserved, u64 sequence.
+/// Bytes in front of each slot's payload: the fields of [`slot`].
 pub const SLOT_HEADER_BYTES: u64 = 16;
 
 /// Slots start at multiples of this, one cache line.

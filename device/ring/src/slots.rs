@@ -7,6 +7,7 @@
 
 use core::fmt;
 
+use sivshm_abi::channel::slot::{LENGTH, NUMBER};
 use sivshm_abi::channel::{HEAD_BYTES, SLOT_HEADER_BYTES, slot_count, slot_stride};
 
 use crate::line::{ACK, Fault, HEAD, OwnPage, PeerPage, ReaderLine, slowest};
@@ -18,9 +19,7 @@ use crate::wake::Sleeper;
 /// decide: a producer that laps the consumer that often outruns it for good.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// Offsets within a slot's header.
-const LENGTH: usize = 0;
-const NUMBER: usize = 8;
+/// Offset of the payload within a slot.
 const PAYLOAD: usize = 1 << SLOT_HEADER_BYTES.ilog2();
 const _: () = assert!(PAYLOAD as u64 == SLOT_HEADER_BYTES);
 

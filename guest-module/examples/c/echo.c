@@ -6,7 +6,7 @@
  * Build, static, so that it runs in any guest:
  *
  *     cargo build --release -p libsivshm
- *     gcc -static -Wall -Wextra -I guest-module/lib/include -o echo \
+ *     gcc -static -Wl,--gc-sections -Wall -Wextra -I guest-module/lib/include -o echo \
  *         guest-module/examples/c/echo.c target/release/libsivshm.a
  */
 #include <inttypes.h>

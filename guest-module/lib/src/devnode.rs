@@ -27,6 +27,10 @@ const FIRST_CAPACITY: usize = 64;
 /// has rung keeps it readable until somebody waits for that peer.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// Longest sleep for a change: another thread of this process may have listed the change that the
+/// device file would have told of.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+
 /// `WAIT`'s timeout that never comes.
 const FOREVER: u32 = u32::MAX;
 
@@ -113,9 +117,8 @@ impl Backend for DevNode {
     }
 
     fn wait_change(&self, _seen: u64, left: Option<Duration>) -> Result<(), Error> {
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
+        let sleep = left.map_or(MAX_SLEEP, |left| left.min(MAX_SLEEP));
+        let timeout = PollTimeout::try_from(sleep).unwrap_or(PollTimeout::ZERO);
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Ok(0) | Err(Errno::EINTR) => Ok(()),
