@@ -24,12 +24,12 @@ mod tests {
     use sivshm_tests::descriptors::{self, Object};
     use sivshm_tests::input;
     use sivshm_tests::job::Job;
-    use sivshm_tests::process::Process;
+    use sivshm_tests::process::{Process, output_of};
 
     /// Longest time for one hostile program to try everything.
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// Longest time for all device processes to answer while one VM's doorbells are in a storm.
+    /// Longest time for all device processes to answer while some VMs' doorbells are in a storm.
     const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
     /// Bytes of the honest job: some rounds of each worker's slice.
@@ -54,10 +54,12 @@ mod tests {
         granted: Held,
     }
 
-    /// What others noticed of a storm on one VM's doorbells.
+    /// What others noticed of storms on some VMs' doorbells.
     struct Storm {
         /// Time until every device process had answered, and those that did not.
         answered: (Duration, Vec<String>),
+        /// For each storm the time that revoking a channel at its own device process took.
+        revoked: Vec<(&'static str, Result<Duration>)>,
         /// The count that the other workers found, and the right one.
         job: Result<(u64, u64)>,
     }
@@ -110,7 +112,7 @@ mod tests {
             .collect();
         std::fs::write(&input, bytes)?;
         Ok(Job {
-            workers: 3,
+            workers: 5,
             input,
             byte: 0x42,
             mode: "interrupt".to_owned(),
@@ -192,11 +194,18 @@ mod tests {
         end(deployment, [hostile])
     }
 
-    /// Worker-3's VMM makes its doorbells blocking and keeps filling and emptying them, while the
-    /// others work.
+    /// The VMMs of three workers make their doorbells blocking and keep them empty, full, or both in
+    /// turns, while the others work and the operator cuts the three off.
     fn storm(deployment: &Deployment, job: &Job) -> Result<Storm> {
-        let mut hostile = hostile(deployment, "worker-3", &["storm"])?;
-        hostile.wait_event("storming", LIMIT)?;
+        let storms = [("3", "empty"), ("4", "full"), ("5", "changing")];
+        let start = |(number, kind)| {
+            let vm = format!("worker-{number}");
+            hostile(deployment, &vm, &["storm", kind])
+        };
+        let mut hostile = storms.into_iter().map(start).collect::<Result<Vec<_>>>()?;
+        for process in &mut hostile {
+            process.wait_event("storming", LIMIT)?;
+        }
         let honest = Job {
             workers: 2,
             ..job.clone()
@@ -211,8 +220,23 @@ mod tests {
         let asked = Instant::now();
         let status = deployment.status()?;
         let answered = (asked.elapsed(), silent(&status));
-        end(deployment, [hostile])?;
-        Ok(Storm { answered, job })
+        let mut revoked = Vec::new();
+        for (number, kind) in storms {
+            let asked = Instant::now();
+            let mut command = deployment.command("revoke");
+            command.args([format!("worker-{number}"), format!("job-{number}")]);
+            let result = output_of(&mut command).map(|_| asked.elapsed());
+            revoked.push((kind, result));
+        }
+        for process in &mut hostile {
+            process.wait_event("asked", LIMIT)?;
+        }
+        drop(hostile);
+        Ok(Storm {
+            answered,
+            revoked,
+            job,
+        })
     }
 
     /// Starts a hostile program in place of a VM's VMM.
@@ -424,6 +448,18 @@ mod tests {
             let (time, silent) = &evidence.storm.answered;
             assert!(silent.is_empty(), "no answer: {silent:?}");
             assert!(*time < ANSWER_LIMIT, "answers took {time:?}");
+        }
+    }
+
+    #[test]
+    fn i5_a_storm_of_doorbells_keeps_no_operator_from_cutting_its_vm_off() {
+        if let Some(evidence) = evidence() {
+            for (kind, time) in &evidence.storm.revoked {
+                let time = time
+                    .as_ref()
+                    .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+                assert!(*time < ANSWER_LIMIT, "{kind}: {time:?}");
+            }
         }
     }
 

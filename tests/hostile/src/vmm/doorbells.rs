@@ -7,6 +7,9 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
+use clap::ValueEnum;
+
+use super::chatter::Chatter;
 use super::port::Port;
 use crate::attempt::{attempt, spawn};
 use crate::report::{Got, attack, event};
@@ -16,6 +19,9 @@ const X32_CALLS: i64 = 0x4000_0000;
 
 /// Largest count that an eventfd can be given.
 const FULL: [u8; 8] = (u64::MAX - 1).to_ne_bytes();
+
+/// Sessions asked for, each of which has the device process ring.
+const QUESTIONS: u32 = 2000;
 
 /// Tries to make a doorbell blocking under the filter that a VMM runs in.
 pub fn filtered(port: &Port) {
@@ -62,18 +68,42 @@ pub fn filtered(port: &Port) {
     );
 }
 
-/// Makes every doorbell blocking, for real, and starts two processes for each: one that fills its
-/// counter and one that empties it, as often as they can.
-pub fn storm(port: &Port) -> nix::Result<()> {
+/// What happens to every doorbell, all the time.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Storm {
+    /// Its count is taken: who reads it waits.
+    Empty,
+    /// Its count is as high as it gets: who rings it waits.
+    Full,
+    /// Both, in turns.
+    Changing,
+}
+
+/// Makes every doorbell blocking, for real, starts processes that keep it as `storm` says, and has
+/// the own device process answer and ring all the time.
+pub fn storm(port: &Port, storm: Storm) -> nix::Result<()> {
     for doorbell in &port.doorbells {
         clear(doorbell)?;
         if nonblocking(doorbell.as_fd())? {
             return Err(Errno::ENOTRECOVERABLE);
         }
-        loop_in_child(|| nix::unistd::write(doorbell, &FULL).map(drop))?;
-        loop_in_child(|| nix::unistd::read(doorbell, &mut [0; 8]).map(drop))?;
+        if !matches!(storm, Storm::Empty) {
+            loop_in_child(|| nix::unistd::write(doorbell, &FULL).map(drop))?;
+        }
+        if !matches!(storm, Storm::Full) {
+            loop_in_child(|| nix::unistd::read(doorbell, &mut [0; 8]).map(drop))?;
+        }
     }
+    let kick = port.doorbells.first().ok_or(Errno::ENODATA)?;
+    let mut chatter = Chatter::start(&port.memory)?;
     event("storming");
+    for _ in 0..QUESTIONS {
+        chatter.ask()?;
+        if !matches!(storm, Storm::Full) {
+            nix::unistd::write(kick, &1_u64.to_ne_bytes())?;
+        }
+    }
+    event("asked");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! A hostile VMM: a program that `sivshm run` starts under a VM's user with exactly the descriptors
 //! that QEMU gets.
 
+mod chatter;
 mod collude;
 mod doorbells;
 mod memory;
@@ -47,8 +48,11 @@ pub enum Role {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Makes every doorbell blocking and keeps filling and emptying all of them until it is killed.
-    Storm,
+    /// Makes every doorbell blocking and keeps them all full, empty, or changing until it is killed.
+    Storm {
+        /// Which.
+        kind: doorbells::Storm,
+    },
     /// Gives all its descriptors to another VM's VMM, then holds them.
     Give {
         /// Where the other one listens.
@@ -97,10 +101,10 @@ pub fn run(role: Role) -> nix::Result<()> {
             doorbells::filtered(&port);
             Ok(())
         }
-        Role::Storm => {
+        Role::Storm { kind } => {
             let windows = windows::inherited()?;
             let port = port::Port::connect(&windows.port)?;
-            doorbells::storm(&port)?;
+            doorbells::storm(&port, kind)?;
             hold()
         }
         Role::Give { socket } => {
