@@ -147,7 +147,8 @@ impl Device {
     /// # Errors
     /// Why not, for whoever registers.
     pub fn register(&mut self, pid: i32) -> Result<(), String> {
-        if let Some(vmm) = self.vmm() {
+        // One that has just ended may be noticed only after whoever runs the VM again.
+        if let Some(vmm) = self.vmm().filter(|vmm| !vmm.has_ended()) {
             return Err(format!(
                 "a VMM of {} runs already (pid {})",
                 self.vm, vmm.id.pid
