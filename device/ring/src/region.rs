@@ -132,7 +132,10 @@ impl Reader {
     /// # Errors
     /// [`Fault`] if the writer's sequence number fell.
     pub fn poll(&mut self) -> Result<Option<Message>, Fault> {
-        let sequence = self.peer.count().unwrap_or_default(); // SYNC POINT: message-published
+        // SYNC POINT: message-published
+        let Some(sequence) = self.peer.count() else {
+            return Ok(None);
+        };
         if sequence < self.seen {
             return Err(Fault::Backwards);
         }

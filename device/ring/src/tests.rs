@@ -194,6 +194,14 @@ fn the_next_epoch_starts_from_nothing() {
     let message = late.poll().unwrap().unwrap();
     let _ = late.acknowledge(message);
     assert_eq!(writer.lagging(), Ok(None));
+    // A page of another epoch is no page whose count fell.
+    channel.range.shared().store_u64(head::EPOCH, 0).unwrap();
+    assert_eq!(late.poll(), Ok(None));
+    channel
+        .range
+        .shared()
+        .store_u64(head::EPOCH, EPOCH + 1)
+        .unwrap();
     // A reader that is still in the last epoch has acknowledged nothing of this.
     assert_eq!(channel.reader(0).poll(), Ok(None));
     assert!(matches!(writer.lagging(), Ok(Some(_))));

@@ -119,6 +119,17 @@ impl End {
         mut look: impl FnMut() -> Result<Look<T>, Error>,
     ) -> Result<T, Error> {
         self.check()?;
+        let outcome = self.wait_unblamed(sleeper, deadline, what, &mut look);
+        outcome.map_err(|error| self.blame(error))
+    }
+
+    fn wait_unblamed<T>(
+        &mut self,
+        sleeper: Sleeper,
+        deadline: Deadline,
+        what: &'static str,
+        look: &mut impl FnMut() -> Result<Look<T>, Error>,
+    ) -> Result<T, Error> {
         match self.wait {
             Wait::Poll => loop {
                 for _ in 0..LOOKS_PER_CHECK {
@@ -158,6 +169,15 @@ impl End {
         match bell.sleep(left) {
             Err(Error::Revoked(None)) => Err(self.revoked()),
             outcome => outcome,
+        }
+    }
+
+    /// The error itself, unless it is the peer's fault and the grants have ended meanwhile: then
+    /// the memory is not the peer's any more, and nobody is to blame for what is in it.
+    pub(crate) fn blame(&mut self, error: Error) -> Error {
+        match error {
+            Error::Peer(_) => self.check().err().unwrap_or(error),
+            error => error,
         }
     }
 

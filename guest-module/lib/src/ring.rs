@@ -81,7 +81,8 @@ impl Producer {
     /// # Errors
     /// [`Error::Peer`]
     pub fn free(&mut self) -> Result<u64, Error> {
-        Ok(self.core.free()?)
+        let free = self.core.free();
+        free.map_err(|fault| self.end.blame(fault.into()))
     }
 
     /// Lends the next slot; none if the ring is full.
@@ -93,7 +94,7 @@ impl Producer {
         match self.core.loan() {
             Ok(loan) => Ok(Some(Loan(loan))),
             Err(LoanError::Full) => Ok(None),
-            Err(LoanError::Fault(fault)) => Err(fault.into()),
+            Err(LoanError::Fault(fault)) => Err(self.end.blame(fault.into())),
             Err(LoanError::TooLong) => Err(too_long(0, slot_bytes)),
         }
     }
@@ -106,7 +107,7 @@ impl Producer {
         match self.core.stage(payload) {
             Ok(()) => Ok(true),
             Err(LoanError::Full) => Ok(false),
-            Err(LoanError::Fault(fault)) => Err(fault.into()),
+            Err(LoanError::Fault(fault)) => Err(self.end.blame(fault.into())),
             Err(LoanError::TooLong) => Err(too_long(payload.len(), self.slot_bytes)),
         }
     }
@@ -182,7 +183,7 @@ impl Consumer {
                 available: to.len(),
             },
             ReceiveError::Outrun => Error::Outrun,
-            ReceiveError::Fault(fault) => fault.into(),
+            ReceiveError::Fault(fault) => self.end.blame(fault.into()),
         })
     }
 

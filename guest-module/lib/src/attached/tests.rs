@@ -19,6 +19,7 @@ use sivshm_ring::Shared;
 use sivshm_ring::frames::{ControlRings, Side};
 use sivshm_ring::line::ReaderLine;
 use sivshm_ring::region;
+use sivshm_ring::slots::{self, Geometry};
 use sivshm_sys::map::Mapping;
 use sivshm_sys::memfd::{Ownership, create};
 use sivshm_sys::{eventfd, scm};
@@ -60,6 +61,8 @@ struct Host {
     port: UnixStream,
     windows: [Shared; 2],
     grants: u32,
+    /// Of the channels granted from now on.
+    kind: Kind,
 }
 
 fn memory(bytes: u64) -> (OwnedFd, Shared) {
@@ -159,6 +162,7 @@ fn start() -> (Host, Session) {
         port,
         windows: windows.try_into().unwrap(),
         grants: 0,
+        kind: Kind::Region,
     };
     (host, session)
 }
@@ -200,7 +204,7 @@ impl Host {
             id: GrantId(0),
             generation: Generation(u64::from(self.grants) + 1),
             channel: ChannelName::new(name).unwrap(),
-            kind: Kind::Region,
+            kind: self.kind,
             part: Part::Data,
             readers: 1,
             access: if writes {
@@ -388,6 +392,33 @@ fn a_revoked_channel_ends_wherever_it_is_used_and_can_be_granted_again() {
     writer.write(b"x", LIMIT).unwrap();
 }
 
+/// In either mode, and although the reader has seen numbers that the emptied page does not have.
+#[test]
+fn a_revoked_reader_blames_nobody() {
+    for wait in [Wait::Interrupt, Wait::Poll] {
+        let (mut host, session) = start();
+        host.grant(Channel::Result);
+        let mut reader = session.region_reader("result", wait, LIMIT).unwrap();
+        let mut writer = host.result_writer();
+        writer.publish(0).unwrap();
+        let message = reader.wait(LIMIT).unwrap();
+        reader.acknowledge(message).unwrap();
+        let ended = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| reader.wait(LIMIT));
+            host.send(&Payload::Revoke {
+                grant: GrantId(1),
+                generation: Generation(1),
+                reason: Reason::PeerGone,
+            });
+            waiting.join().unwrap()
+        });
+        assert!(
+            matches!(ended, Err(Error::Revoked(Some(Reason::PeerGone)))),
+            "{ended:?}"
+        );
+    }
+}
+
 #[test]
 fn the_session_ends_when_the_last_end_is_dropped() {
     let (mut host, session) = start();
@@ -442,4 +473,76 @@ fn a_channel_of_another_kind_or_name_is_refused() {
     assert!(matches!(none, Err(Error::Timeout(_))));
     let bad = session.region_writer("No Name", Wait::Poll, LIMIT);
     assert!(matches!(bad, Err(Error::Name(_))));
+}
+
+/// Rings of four slots.
+const SLOT_BYTES: u32 = 60_000;
+const GEOMETRY: Geometry = Geometry {
+    slot_bytes: SLOT_BYTES,
+    overwrite: false,
+};
+
+fn start_rings() -> (Host, Session) {
+    let (mut host, session) = start();
+    host.kind = Kind::Ring {
+        slot_bytes: SLOT_BYTES,
+        overwrite: false,
+    };
+    host.grant(Channel::Job);
+    host.grant(Channel::Result);
+    (host, session)
+}
+
+#[test]
+fn a_producer_waits_for_a_full_ring() {
+    let (host, session) = start_rings();
+    let mut producer = session.producer("job", Wait::Interrupt, LIMIT).unwrap();
+    let [ours, theirs] = host.windows;
+    let (range, line) = (ours.sub(0, LINES_AT), theirs.sub(LINES_AT, 4096));
+    let (range, line) = (range.unwrap(), line.unwrap());
+    let mut consumer = slots::Consumer::join(range, line, GEOMETRY, EPOCH).unwrap();
+    for value in 0..4 {
+        producer.send(&[value; 3], LIMIT).unwrap();
+    }
+    assert_eq!(producer.free().unwrap(), 0);
+    assert!(!producer.stage(&[4; 3]).unwrap());
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| producer.send(&[4; 3], LIMIT).unwrap());
+        let waits = || range.load_u64(sivshm_abi::channel::head::WAITING).unwrap() != 0;
+        while !waits() {
+            std::thread::yield_now();
+        }
+        let mut payload = [0; 3];
+        assert!(consumer.receive(&mut payload).unwrap().is_some());
+        assert!(consumer.acknowledge());
+        eventfd::ring(&host.vectors[1]).unwrap();
+        sending.join().unwrap();
+    });
+    let mut last = [0; 3];
+    while consumer.receive(&mut last).unwrap().is_some() {}
+    assert_eq!(last, [4; 3]);
+}
+
+#[test]
+fn a_consumer_receives_in_order_and_gives_back() {
+    let (host, session) = start_rings();
+    let mut consumer = session.consumer("result", Wait::Interrupt, LIMIT).unwrap();
+    let [ours, theirs] = host.windows;
+    let line = ReaderLine::new(ours.sub(LINES_AT, 4096).unwrap(), EPOCH).unwrap();
+    let range = theirs.sub(0, LINES_AT).unwrap();
+    let mut producer = slots::Producer::start(range, GEOMETRY, [line], EPOCH).unwrap();
+    for value in 0..4 {
+        producer.stage(&[value]).unwrap();
+    }
+    producer.publish();
+    let mut payload = [0; 1];
+    for value in 0..4 {
+        let received = consumer.receive(&mut payload, LIMIT).unwrap();
+        assert_eq!((received.length, payload[0], received.lost), (1, value, 0));
+    }
+    assert_eq!(producer.free(), Ok(0));
+    // A wait gives back what was received.
+    let nothing = consumer.wait(Duration::from_millis(20));
+    assert!(matches!(nothing, Err(Error::Timeout(_))), "{nothing:?}");
+    assert_eq!(producer.free(), Ok(4));
 }
