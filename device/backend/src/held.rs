@@ -11,6 +11,7 @@ use sivshm_handshake::Credentials;
 use sivshm_policy::plan::{Plan, VmIndex};
 use sivshm_sys::facts::FdInfo;
 use sivshm_sys::map::Mapping;
+use sivshm_sys::tick::Tick;
 
 use crate::args::Config;
 use crate::ids::{DomainIds, VmIds};
@@ -47,6 +48,8 @@ pub struct Held {
     pub audit: File,
     /// SIGTERM and SIGINT, which are blocked.
     pub signals: SignalFd,
+    /// Keeps dropped descriptors from making this process wait.
+    pub tick: Tick,
     /// Random identifier of this run.
     pub instance: [u8; 16],
     /// Random identifier of the host's boot.
@@ -80,6 +83,7 @@ impl Held {
             fdinfo,
             audit,
             signals,
+            tick: _,
             instance: _,
             host_boot: _,
             peer_dir: _,

@@ -21,6 +21,7 @@ use sivshm_sys::facts::FdInfo;
 use sivshm_sys::map::Mapping;
 use sivshm_sys::memfd::{self, Ownership};
 use sivshm_sys::sandbox::Limits;
+use sivshm_sys::tick::Tick;
 use zeroize::Zeroizing;
 
 use crate::args::{Config, Mode};
@@ -128,6 +129,7 @@ impl Opened {
         let kick = eventfd::create().map_err(object("the kick"))?;
         let fdinfo = FdInfo::open().map_err(object("a view of its own descriptors"))?;
         let signals = signals().map_err(object("a descriptor of signals"))?;
+        let tick = Tick::install().map_err(object("a tick"))?;
         let listeners = listeners::bind_all(&paths, config.vm, my_ids, ids.device_gid)?;
 
         Ok(Self {
@@ -147,6 +149,7 @@ impl Opened {
                 fdinfo,
                 audit,
                 signals,
+                tick,
                 instance,
                 host_boot,
                 peer_dir: PathBuf::from("/"),

@@ -150,6 +150,8 @@ impl<'h> EventLoop<'h> {
         while !self.ending {
             let deadline = self.deadline();
             let ready = self.poller.wait(deadline)?;
+            // What peers sent may be dropped by whatever is done next.
+            let _ticking = self.held.tick.start()?;
             let now = Instant::now();
             for source in ready {
                 self.on_ready(source, now)?;
@@ -401,6 +403,7 @@ impl<'h> EventLoop<'h> {
 
     /// The end: the guest and the peers are told, as far as they listen.
     fn leave(&mut self, now: Instant) -> Result<(), RunError> {
+        let _ticking = self.held.tick.start()?;
         let revoked = self.revoke(|_| true, Reason::Closed, now);
         self.peers.leave();
         self.audit.record_uncounted()?;
