@@ -90,9 +90,10 @@ pub fn run(role: Role) -> nix::Result<()> {
             processes::run("own-device", own_device);
             sockets::run(&run_dir, &vm, &other);
             sockets::connect_abstract(other_vmm.unsigned_abs())?;
+            let child = sockets::child_on_port(&windows.port);
             let port = port::Port::connect(&windows.port)?;
             memory::control(&port);
-            sockets::taken(&windows.port);
+            sockets::port_is_taken(&windows.port, child);
             event("tried");
             hold()
         }

@@ -32,17 +32,24 @@ pub fn run(run_dir: &Path, vm: &str, other: &str) {
     refused("supervisor", &run_dir.join("up.sock"));
 }
 
-/// Takes the own port although it is taken: as the launched process, and as a child of it.
-pub fn taken(port: &Path) {
-    let hello = || {
-        let socket = UnixStream::connect(port).map_err(errno_of)?;
-        hear(&socket).map(drop)
-    };
-    // This process has just heard its whole set-up.
+/// Says what a child of the launched process gets of the own port, while nobody has it.
+pub fn child_on_port(port: &Path) -> Got {
+    attempt(|| greeting(port))
+}
+
+/// Reports that, and takes the port again that this process has by now.
+pub fn port_is_taken(port: &Path, child: Got) {
+    // The launched process has heard its whole set-up.
     let granted = Got::Success;
     let wanted = Got::Errno(Errno::ENOTCONN);
-    attack("port-twice", wanted, hello().into(), granted);
-    attack("port-from-another-process", wanted, attempt(hello), granted);
+    attack("port-from-another-process", wanted, child, granted);
+    attack("port-twice", wanted, greeting(port).into(), granted);
+}
+
+/// Connects, and hears the first message.
+fn greeting(port: &Path) -> nix::Result<()> {
+    let socket = UnixStream::connect(port).map_err(errno_of)?;
+    hear(&socket).map(drop)
 }
 
 /// Listens on an abstract name that follows from a process identifier.
