@@ -5,7 +5,7 @@
  *
  * Build, static, so that it runs in any guest:
  *
- *     cargo build --release -p libsivshm
+ *     cargo rustc --release -p libsivshm --crate-type staticlib
  *     gcc -static -Wl,--gc-sections -Wall -Wextra -I guest-module/lib/include -o echo \
  *         guest-module/examples/c/echo.c target/release/libsivshm.a
  */
