@@ -10,7 +10,7 @@ use crate::setup::{self, Purpose, command_path, guest_kernel};
 use crate::workspace::{cargo, root, shown, target};
 
 /// Target of programs that run in guests.
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+pub const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Build the binaries, the static guest programs and the guest kernel module.
 #[derive(Debug, clap::Args)]
@@ -94,7 +94,7 @@ fn vm() -> Result<VmArtifacts> {
 }
 
 /// Copies programs out of cargo's folder, where a later build would replace them under a test.
-fn collect(name: &str, from: &std::path::Path, programs: &[&str]) -> Result<PathBuf> {
+pub fn collect(name: &str, from: &std::path::Path, programs: &[&str]) -> Result<PathBuf> {
     let folder = target()?.join("sivshm").join(name);
     std::fs::create_dir_all(&folder)?;
     for program in programs {

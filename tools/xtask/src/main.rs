@@ -1,6 +1,7 @@
 //! Developer tasks of SIVSHM: `cargo xtask TASK`. One file per task.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -34,6 +35,7 @@ enum Task {
     Build(build::Args),
     Check(check::Args),
     Deny(check::DenyArgs),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Check(args) => check::run(&args),
         Task::Deny(args) => check::deny(&args),
+        Task::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -141,7 +141,8 @@ impl Report {
     }
 }
 
-fn fresh<const N: usize>(header: [&str; N]) -> Table {
+/// An empty table with a header.
+pub fn fresh<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)

@@ -1,0 +1,54 @@
+//! The programs that are measured, and the one that measures.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use sivshm_tests::artifacts::Artifacts;
+use sivshm_tests::process::output_of;
+
+use crate::build::{self, GUEST_TARGET};
+use crate::workspace::{cargo, shown, target};
+
+/// Built programs.
+#[derive(Debug)]
+pub struct Programs {
+    /// Everything of a deployment; the folder of guest programs holds `bench` too.
+    pub artifacts: Artifacts,
+}
+
+impl Programs {
+    /// Builds `bench` beside the guest programs of `artifacts`.
+    pub fn build(artifacts: Artifacts) -> Result<Self> {
+        let folder = target()?.join("guest");
+        shown(
+            cargo()?
+                .args(["build", "--quiet", "--release", "--target", GUEST_TARGET])
+                .args(["-p", "sivshm-bench"])
+                .env("RUSTFLAGS", "-C target-feature=+crt-static")
+                .env("CARGO_TARGET_DIR", &folder),
+        )?;
+        let built = folder.join(GUEST_TARGET).join("release");
+        build::collect("programs", &built, &["bench"])?;
+        Ok(Self { artifacts })
+    }
+
+    /// The static program of `tests/bench`.
+    pub fn bench(&self) -> PathBuf {
+        self.artifacts.guest.join("bench")
+    }
+
+    /// Runs it on the host and returns its event.
+    pub fn run(&self, arguments: &[&str]) -> Result<Value> {
+        let text = output_of(Command::new(self.bench()).args(arguments))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+/// Numbers of an event's field.
+pub fn numbers(event: &Value, field: &str) -> Result<Vec<f64>> {
+    let list = event.get(field).and_then(Value::as_array);
+    let list = list.with_context(|| format!("an event without a list `{field}`"))?;
+    Ok(list.iter().filter_map(Value::as_f64).collect())
+}
