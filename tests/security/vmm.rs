@@ -217,6 +217,10 @@ mod tests {
             Ok((found.context("the mapper's result has no count")?, right))
         };
         let job = count();
+        // Whoever is going to be caught has been by now.
+        for process in &mut hostile {
+            process.wait_event("asked", LIMIT)?;
+        }
         let asked = Instant::now();
         let status = deployment.status()?;
         let answered = (asked.elapsed(), silent(&status));
@@ -227,9 +231,6 @@ mod tests {
             command.args([format!("worker-{number}"), format!("job-{number}")]);
             let result = output_of(&mut command).map(|_| asked.elapsed());
             revoked.push((kind, result));
-        }
-        for process in &mut hostile {
-            process.wait_event("asked", LIMIT)?;
         }
         drop(hostile);
         Ok(Storm {

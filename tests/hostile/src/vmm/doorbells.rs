@@ -71,40 +71,63 @@ pub fn filtered(port: &Port) {
 /// What happens to every doorbell, all the time.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Storm {
-    /// Its count is taken: who reads it waits.
+    /// It is rung and its count is taken at once: who is woken and reads it waits.
     Empty,
     /// Its count is as high as it gets: who rings it waits.
     Full,
-    /// Both, in turns.
+    /// It becomes full and empty in turns.
     Changing,
 }
 
-/// Makes every doorbell blocking, for real, starts processes that keep it as `storm` says, and has
-/// the own device process answer and ring all the time.
+/// Makes every doorbell blocking, for real, keeps it as `storm` says, and has the own device process
+/// answer and ring meanwhile.
 pub fn storm(port: &Port, storm: Storm) -> nix::Result<()> {
     for doorbell in &port.doorbells {
         clear(doorbell)?;
         if nonblocking(doorbell.as_fd())? {
             return Err(Errno::ENOTRECOVERABLE);
         }
-        if !matches!(storm, Storm::Empty) {
+        if matches!(storm, Storm::Full) {
+            take(doorbell)?;
+            nix::unistd::write(doorbell, &FULL)?;
+        }
+        if matches!(storm, Storm::Full | Storm::Changing) {
             loop_in_child(|| nix::unistd::write(doorbell, &FULL).map(drop))?;
         }
-        if !matches!(storm, Storm::Full) {
+        if matches!(storm, Storm::Changing) {
             loop_in_child(|| nix::unistd::read(doorbell, &mut [0; 8]).map(drop))?;
         }
     }
-    let kick = port.doorbells.first().ok_or(Errno::ENODATA)?;
     let mut chatter = Chatter::start(&port.memory)?;
     event("storming");
     for _ in 0..QUESTIONS {
         chatter.ask()?;
-        if !matches!(storm, Storm::Full) {
-            nix::unistd::write(kick, &1_u64.to_ne_bytes())?;
+        if matches!(storm, Storm::Empty) {
+            for doorbell in &port.doorbells {
+                nix::unistd::write(doorbell, &1_u64.to_ne_bytes())?;
+                take(doorbell)?;
+            }
         }
+        // The device process may look now.
+        nix::sched::sched_yield()?;
     }
     event("asked");
     Ok(())
+}
+
+/// Takes the count, if there is one, without waiting.
+fn take(doorbell: &OwnedFd) -> nix::Result<()> {
+    let mut count = [0_u8; 8];
+    let part = libc::iovec {
+        iov_base: count.as_mut_ptr().cast(),
+        iov_len: count.len(),
+    };
+    let (file, nowait) = (doorbell.as_raw_fd(), libc::RWF_NOWAIT);
+    // SAFETY: `part` covers exactly `count`, which outlives the call.
+    match Errno::result(unsafe { libc::preadv2(file, &raw const part, 1, -1, nowait) }) {
+        Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 fn loop_in_child(body: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
