@@ -98,14 +98,16 @@ fn relay_that_the_dialer_trusts() {
     scene.assert_honest("camera");
 }
 
-/// Passes on bytes and descriptors in both directions until one end closes; says how many
-/// descriptors came by.
+/// Passes on bytes and descriptors in both directions until one end closes, or both have nothing
+/// more to say; tells how many descriptors came by.
 fn relay_all(one: &UnixStream, other: &UnixStream) -> usize {
     let mut kept = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let mut fds = [one, other].map(|end| PollFd::new(end.as_fd(), PollFlags::POLLIN));
-        poll(&mut fds, PollTimeout::NONE).unwrap();
+        if poll(&mut fds, PollTimeout::try_from(RESPONSIVE).unwrap()).unwrap() == 0 {
+            return kept.len();
+        }
         for (from, to) in [(one, other), (other, one)] {
             match scm::receive(from, &mut buffer) {
                 Ok(received) if received.bytes > 0 => {
@@ -165,6 +167,22 @@ fn squatted_socket_path() {
     let mut honest = scene.impostor("radar");
     honest.place = Place::Listens(&listener);
     assert_eq!(honest.play().end, None);
+}
+
+#[test]
+fn user_that_does_not_dial() {
+    let Some(scene) = Scene::without(&["camera", "radar"]) else {
+        return;
+    };
+    // Everything of `camera`, under the user of a device process that the victim itself dials.
+    let mut impostor = scene.impostor("camera");
+    impostor.user = scene.user("radar");
+    let outcome = impostor.play();
+    assert_eq!(outcome.end, Some(End::Closed));
+    assert!(outcome.talk.received.is_empty());
+    let reason = "no peer that dials this VM has its user";
+    scene.assert_refused(impostor.user, "peer", reason);
+    scene.assert_honest("camera");
 }
 
 /// Says something on a socket and gives the answer, which is empty where nobody is answered.
