@@ -10,7 +10,7 @@ mod tests {
     use sivshm_tests::deployment::{Deployment, PLAIN_USER};
     use sivshm_tests::guest::Image;
     use sivshm_tests::input;
-    use sivshm_tests::job::{BOOT_LIMIT, Extras, Job, SERVICE_USER};
+    use sivshm_tests::job::{Afterwards, BOOT_LIMIT, Extras, Job, SERVICE_USER};
     use sivshm_tests::process::Process;
     use sivshm_tests::vm::Guest;
 
@@ -38,8 +38,7 @@ mod tests {
         deployment.up().unwrap();
         let extras = Extras {
             folder: folder.path(),
-            worker_programs: &[],
-            worker_script: "finish $?",
+            afterwards: Afterwards::default(),
         };
         let mut outcome = job.in_vms(&deployment, &extras, &mut |_| {}).unwrap();
         for worker in &mut outcome.running {

@@ -33,7 +33,7 @@ pub struct VmArtifacts {
     /// SIVSHM's kernel module for that kernel.
     pub sivshm_ko: PathBuf,
     /// The hostile kernel module of the security tests.
-    pub hostile_ko: Option<PathBuf>,
+    pub hostile_ko: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
 }

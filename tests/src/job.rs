@@ -114,6 +114,24 @@ reason = "workers are untrusted and mutually isolated"
         (1..=self.workers).map(|number| format!("worker-{number}"))
     }
 
+    /// A mapper on the host in place of the manager's VM.
+    #[must_use]
+    pub fn mapper(&self, deployment: &Deployment) -> Command {
+        // Opened by whoever deploys: the VM's own user may not reach the file.
+        let open = format!("input={}", self.input.display());
+        let mut command = attached(deployment, "manager", "mapper", &["--open-ro", &open]);
+        command.args(self.mapper_args(Path::new("{input}")));
+        command
+    }
+
+    /// A reducer on the host in place of a worker's VM.
+    #[must_use]
+    pub fn reducer(&self, deployment: &Deployment, number: u16) -> Command {
+        let mut command = attached(deployment, &format!("worker-{number}"), "reducer", &[]);
+        command.args(self.reducer_args(number));
+        command
+    }
+
     /// Runs the job on host processes that stand in for the VMs.
     ///
     /// # Errors
@@ -125,16 +143,10 @@ reason = "workers are untrusted and mutually isolated"
     ) -> Result<Outcome> {
         let mut running = Vec::new();
         for (number, name) in (1..).zip(self.worker_names()) {
-            let mut command = attached(deployment, &name, "reducer", &[]);
-            command.args(self.reducer_args(number));
-            running.push(Process::start(&name, command)?);
+            running.push(Process::start(&name, self.reducer(deployment, number))?);
             report(Progress::Started(name));
         }
-        // Opened by whoever deploys: the VM's own user may not reach the file.
-        let open = format!("input={}", self.input.display());
-        let mut command = attached(deployment, "manager", "mapper", &["--open-ro", &open]);
-        command.args(self.mapper_args(Path::new("{input}")));
-        let mut mapper = Process::start("manager", command)?;
+        let mut mapper = Process::start("manager", self.mapper(deployment))?;
         report(Progress::Started("manager".to_owned()));
         let result = follow(&mut mapper, report)?;
         finish(&mut mapper)?;
@@ -146,8 +158,8 @@ reason = "workers are untrusted and mutually isolated"
         })
     }
 
-    /// Boots the VMs and runs the job in them. After the job each worker's guest runs `afterwards`
-    /// and waits to be ended by the caller, which gets the running guests.
+    /// Boots the VMs and runs the job in them. The workers' guests are given to the caller: they end
+    /// by themselves, the first one after what `extras` adds.
     ///
     /// # Errors
     /// If a guest or a program fails or a limit passes.
@@ -162,16 +174,29 @@ reason = "workers are untrusted and mutually isolated"
             .len();
         let mut running = Vec::new();
         for (number, name) in (1..).zip(self.worker_names()) {
+            let afterwards = if number == 1 {
+                extras.afterwards
+            } else {
+                Afterwards::default()
+            };
             let script = format!(
-                "{LOAD}as_user {SERVICE_USER} /bin/reducer {}\n{}\n",
+                "{LOAD}as_user {SERVICE_USER} /bin/reducer {}\ncode=$?\n{}\nfinish $code\n",
                 self.reducer_args(number).join(" "),
-                extras.worker_script
+                afterwards.script
             );
             let mut image = self.image(deployment, "reducer")?;
-            for program in extras.worker_programs {
-                image = image.program(program)?;
+            for program in afterwards.programs {
+                image = image.program(&deployment.artifacts().guest.join(program))?;
             }
-            let guest = Guest::new(&name, self.seal(image, &script, extras.folder, &name)?);
+            for module in afterwards.modules {
+                image = image.kernel_module(module)?;
+            }
+            let mut guest = Guest::new(&name, self.seal(image, &script, extras.folder, &name)?);
+            guest.qemu_args = afterwards
+                .qemu_args
+                .iter()
+                .map(|&text| text.to_owned())
+                .collect();
             running.push(self.start(&guest, deployment, extras.folder)?);
             report(Progress::Started(name));
         }
@@ -255,15 +280,26 @@ reason = "workers are untrusted and mutually isolated"
     }
 }
 
-/// What a caller adds to the workers' guests.
+/// Where a run in VMs puts its files, and what it adds to the job.
 #[derive(Clone, Copy, Debug)]
 pub struct Extras<'a> {
     /// Folder for images and console logs.
     pub folder: &'a Path,
-    /// Programs added to each worker's image.
-    pub worker_programs: &'a [PathBuf],
-    /// What a worker's guest does after its reducer has ended; it must end with `finish CODE`.
-    pub worker_script: &'a str,
+    /// What the first worker's guest does after its reducer has ended.
+    pub afterwards: Afterwards<'a>,
+}
+
+/// What a guest does after the job, and what it needs for that.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Afterwards<'a> {
+    /// Commands, as root.
+    pub script: &'a str,
+    /// Programs of the deployment.
+    pub programs: &'a [&'a str],
+    /// Modules of the guest kernel.
+    pub modules: &'a [&'a str],
+    /// Arguments for QEMU.
+    pub qemu_args: &'a [&'a str],
 }
 
 /// Loads the module and says so.

@@ -13,4 +13,5 @@ pub mod guest;
 pub mod input;
 pub mod job;
 pub mod process;
+pub mod siege;
 pub mod vm;

@@ -12,6 +12,21 @@ use crate::process::Process;
 /// Memory of a guest, in MiB: what Debian's cloud kernel boots in with room for the job.
 const MEMORY_MIB: u32 = 256;
 
+/// QEMU's arguments for two ivshmem functions that are none of SIVSHM's, on the root bus and below a
+/// root port: what somebody else's use of ivshmem looks like.
+pub const FOREIGN_FUNCTIONS: [&str; 10] = [
+    "-object",
+    "memory-backend-memfd,id=foreign-0,size=1M,share=on",
+    "-object",
+    "memory-backend-memfd,id=foreign-1,size=1M,share=on",
+    "-device",
+    "pcie-root-port,id=foreign-root,bus=pcie.0,chassis=1",
+    "-device",
+    "ivshmem-plain,memdev=foreign-0,bus=pcie.0",
+    "-device",
+    "ivshmem-plain,memdev=foreign-1,bus=foreign-root",
+];
+
 /// How a guest is started.
 #[derive(Clone, Debug)]
 pub struct Guest {

@@ -1,15 +1,19 @@
 //! Round trips of one small message between two applications, over the two region channels that the
 //! job gives to the manager and its first worker.
+//!
+//! The answer says how long the other end held the message, and that is taken off. With a pause, each
+//! end is certain to be asleep when it is rung; without, a message may come while the end still looks.
 
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use sivshm::{Error, RegionReader, RegionWriter, Session};
 use sivshm_examples::arguments::Waiting;
 use sivshm_examples::protocol::{job_channel, result_channel};
 
-/// Bytes of a message.
+/// Bytes of a message: for how many nanoseconds its sender held the one that it answers.
 const MESSAGE_BYTES: usize = 8;
 
 /// Round trips before the first that is measured.
@@ -22,31 +26,42 @@ pub struct PingArgs {
     #[arg(long, default_value_t = 1000)]
     rounds: u32,
     #[command(flatten)]
-    waiting: Waiting,
+    pace: Pace,
 }
 
 /// Sends every message back until an empty one. Run as the service `worker-1/reducer` of the job.
 #[derive(Debug, clap::Args)]
 pub struct PongArgs {
     #[command(flatten)]
+    pace: Pace,
+}
+
+/// When the ends act.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Pace {
+    #[command(flatten)]
     waiting: Waiting,
+    /// Time for which each end holds a message before it sends the next, in microseconds
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    pause_us: u64,
 }
 
 /// The two ends of a party.
 struct Ends {
     out: RegionWriter,
     back: RegionReader,
-    waiting: Waiting,
+    pace: Pace,
 }
 
 /// Runs the end that measures.
 pub fn ping(args: &PingArgs) -> Result<Value> {
-    let mut ends = Ends::open(&job_channel(1), &result_channel(1), args.waiting)?;
+    let mut ends = Ends::open(&job_channel(1), &result_channel(1), args.pace)?;
     let mut trip = || -> Result<f64> {
+        ends.pause();
         let start = Instant::now();
-        ends.send(&[1; MESSAGE_BYTES])?;
-        ends.receive()?;
-        Ok(start.elapsed().as_secs_f64() * 1e6)
+        ends.send(&[0; MESSAGE_BYTES])?;
+        let held = ends.receive()?.context("an answer of no bytes")?;
+        Ok(start.elapsed().saturating_sub(held).as_secs_f64() * 1e6)
     };
     for _ in 0..WARM_UP {
         trip()?;
@@ -56,7 +71,7 @@ pub fn ping(args: &PingArgs) -> Result<Value> {
         .collect::<Result<Vec<_>>>()?;
     ends.send(&[])?;
     // This session's end would take the message back.
-    match ends.out.wait_seen(args.waiting.timeout()) {
+    match ends.out.wait_seen(args.pace.waiting.timeout()) {
         // The other end has ended even faster.
         Ok(()) | Err(Error::Revoked(_)) => {}
         Err(error) => return Err(error.into()),
@@ -66,33 +81,46 @@ pub fn ping(args: &PingArgs) -> Result<Value> {
 
 /// Runs the end that answers.
 pub fn pong(args: &PongArgs) -> Result<Value> {
-    let mut ends = Ends::open(&result_channel(1), &job_channel(1), args.waiting)?;
+    let mut ends = Ends::open(&result_channel(1), &job_channel(1), args.pace)?;
     let mut rounds = 0;
-    while ends.receive()? > 0 {
-        ends.send(&[1; MESSAGE_BYTES])?;
+    while ends.receive()?.is_some() {
+        let since = Instant::now();
+        ends.pause();
+        let held = u64::try_from(since.elapsed().as_nanos())?;
+        ends.send(&held.to_le_bytes())?;
         rounds += 1;
     }
     Ok(json!({ "event": "pong", "rounds": rounds }))
 }
 
 impl Ends {
-    fn open(out: &str, back: &str, waiting: Waiting) -> Result<Self> {
-        let (wait, timeout) = (waiting.wait(), waiting.timeout());
+    fn open(out: &str, back: &str, pace: Pace) -> Result<Self> {
+        let (wait, timeout) = (pace.waiting.wait(), pace.waiting.timeout());
         let session = Session::open()?;
         Ok(Self {
             out: session.region_writer(out, wait, timeout)?,
             back: session.region_reader(back, wait, timeout)?,
-            waiting,
+            pace,
         })
     }
 
+    /// Lets the other end fall asleep.
+    fn pause(&self) {
+        if self.pace.pause_us > 0 {
+            sleep(Duration::from_micros(self.pace.pause_us));
+        }
+    }
+
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write(bytes, self.waiting.timeout())?;
+        self.out.write(bytes, self.pace.waiting.timeout())?;
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<usize> {
+    /// How long the sender held the message that this one answers; nothing if it is the last.
+    fn receive(&mut self) -> Result<Option<Duration>> {
         let mut bytes = [0; MESSAGE_BYTES];
-        Ok(self.back.read(&mut bytes, self.waiting.timeout())?)
+        let length = self.back.read(&mut bytes, self.pace.waiting.timeout())?;
+        let held = Duration::from_nanos(u64::from_le_bytes(bytes));
+        Ok((length > 0).then_some(held))
     }
 }

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, Uid, fork, setgid, setuid};
 
@@ -23,10 +23,17 @@ pub fn attempt(body: impl FnOnce() -> nix::Result<()>) -> Got {
 /// Runs `body` in a child as another user.
 pub fn attempt_as(uid: u32, body: impl FnOnce() -> nix::Result<()>) -> Got {
     attempt(|| {
-        setgid(nix::unistd::Gid::from_raw(uid))?;
-        setuid(Uid::from_raw(uid))?;
+        become_user(uid)?;
         body()
     })
+}
+
+/// Becomes another user, whose other processes may look at this one as at any of theirs: what they
+/// don't get is not owed to this process's being undumpable.
+pub fn become_user(uid: u32) -> nix::Result<()> {
+    setgid(nix::unistd::Gid::from_raw(uid))?;
+    setuid(Uid::from_raw(uid))?;
+    nix::sys::prctl::set_dumpable(true)
 }
 
 /// Starts a child that runs `body` and exits with what it got.
@@ -53,6 +60,30 @@ pub fn ended(child: Pid) -> Got {
         Ok(WaitStatus::Signaled(_, signal, _)) => Got::Signal(signal),
         Ok(_) => Got::Signal(Signal::SIGSTOP),
         Err(errno) => Got::Errno(errno),
+    }
+}
+
+/// What a child got, as what its parent gets: a signal ends the parent in the same way.
+pub fn as_result(got: Got) -> nix::Result<()> {
+    match got {
+        Got::Success => Ok(()),
+        Got::Errno(errno) => Err(errno),
+        Got::Signal(signal) => nix::sys::signal::raise(signal),
+        Got::Absent => Err(Errno::ENOENT),
+    }
+}
+
+/// The errno of a failed operation of the standard library.
+pub fn errno_of(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+/// Has the signals of a refused access end the process at once: the runtime's own handler for them
+/// lets a signal pass that was raised.
+pub fn take_signals_as_they_are() {
+    for which in [Signal::SIGSEGV, Signal::SIGBUS] {
+        // SAFETY: the default action runs no code of this program.
+        let _ = unsafe { signal(which, SigHandler::SigDfl) };
     }
 }
 

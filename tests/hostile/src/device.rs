@@ -12,8 +12,10 @@ use sivshm_abi::limits::GRANT_OFFSET_SHIFT;
 use sivshm_abi::uapi;
 use sivshm_abi::wire::Reader;
 
+use crate::attempt::load;
+
 /// Longest time to wait for a session's grants.
-const GRANTS_LIMIT: Duration = Duration::from_secs(20);
+const GRANTS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Most grants that a list is read for here.
 const LISTED: u32 = 64;
@@ -28,8 +30,13 @@ pub struct Granted {
 impl Granted {
     /// The `mmap` offset of byte `within` of the grant.
     pub fn offset(&self, within: i64) -> i64 {
-        (i64::from(self.slot) << GRANT_OFFSET_SHIFT) + within
+        slot_offset(self.slot) + within
     }
+}
+
+/// The `mmap` offset at which a slot begins.
+pub fn slot_offset(slot: u32) -> i64 {
+    i64::from(slot) << GRANT_OFFSET_SHIFT
 }
 
 /// An open session.
@@ -133,23 +140,31 @@ pub fn map_flags(
     prot: i32,
     flags: i32,
 ) -> nix::Result<Mapped> {
+    mmap(file.as_raw_fd(), offset, length, prot, flags)
+}
+
+/// Maps memory of this program's own.
+pub fn anonymous(length: usize) -> nix::Result<Mapped> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    mmap(-1, 0, length, libc::PROT_READ | libc::PROT_WRITE, flags)
+}
+
+fn mmap(file: i32, offset: i64, length: usize, prot: i32, flags: i32) -> nix::Result<Mapped> {
     // SAFETY: the kernel chooses the address, so no existing mapping is replaced.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            length,
-            prot,
-            flags,
-            file.as_raw_fd(),
-            offset,
-        )
-    };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, prot, flags, file, offset) };
     if start == libc::MAP_FAILED {
         return Err(Errno::last());
     }
     NonNull::new(start.cast())
         .map(|start| Mapped { start, length })
         .ok_or(Errno::EFAULT)
+}
+
+impl Mapped {
+    /// Loads the first byte.
+    pub fn touch(&self) {
+        load(self.start);
+    }
 }
 
 impl Drop for Mapped {

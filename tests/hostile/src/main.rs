@@ -11,9 +11,12 @@
 
 mod attempt;
 mod device;
+mod guest_root;
 mod guest_user;
 mod report;
 mod rights;
+mod slices;
+mod vmm;
 
 use clap::{Parser, Subcommand};
 
@@ -28,7 +31,18 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Party {
     /// A process in a guest, as the user of its service. Starts as root, to become each user.
-    GuestUser,
+    GuestUser(guest_user::Options),
+    /// The same, after the operator has revoked the channel that it asks for. Tried last.
+    GuestRevoked,
+    /// Root in a guest with the module loaded.
+    GuestRoot(guest_root::Options),
+    /// Root in a guest without the module.
+    GuestBars,
+    /// A writer's view of its slices, in a host process that stands in for its VM.
+    Slices {
+        /// What to do.
+        action: slices::Action,
+    },
     /// What an attempt of `guest-user` executes to keep a descriptor over exec.
     MapDescriptor {
         /// The descriptor.
@@ -36,16 +50,46 @@ enum Party {
         /// The offset to map at.
         offset: i64,
     },
+    /// A VMM, started by `sivshm run`.
+    Vmm {
+        #[command(subcommand)]
+        role: vmm::Role,
+    },
+    /// A process of the host under the user of a device process.
+    DeviceUser {
+        /// The device process.
+        device: i32,
+    },
 }
 
 fn main() -> std::process::ExitCode {
+    attempt::take_signals_as_they_are();
     match Cli::parse().party {
-        Party::GuestUser => guest_user::run(),
+        Party::GuestUser(options) => guest_user::run(options),
+        Party::GuestRevoked => guest_user::until_revoked(),
+        Party::GuestRoot(options) => guest_root::run(&options),
+        Party::GuestBars => guest_root::bars(),
+        Party::Slices { action } => {
+            if let Err(errno) = slices::run(action) {
+                eprintln!("the slices can't be seen: {errno}");
+                return (errno as u8).into();
+            }
+        }
         Party::MapDescriptor { number, offset } => {
             return match guest_user::map_descriptor(number, offset) {
                 report::Got::Errno(errno) => (errno as u8).into(),
                 _ => 0.into(),
             };
+        }
+        Party::Vmm { role } => {
+            if let Err(errno) = vmm::run(role) {
+                eprintln!("a hostile VMM could not go on: {errno}");
+                return (errno as u8).into();
+            }
+        }
+        // The same user may signal it: that is all that a user means here.
+        Party::DeviceUser { device } => {
+            vmm::processes::run_without("device-of-the-same-user", device, &["kill"]);
         }
     }
     0.into()

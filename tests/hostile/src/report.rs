@@ -18,6 +18,13 @@ pub enum Got {
     Absent,
 }
 
+impl Got {
+    /// The first of both that did not work.
+    pub fn and(self, other: Self) -> Self {
+        if self == Self::Success { other } else { self }
+    }
+}
+
 impl<T> From<nix::Result<T>> for Got {
     fn from(result: nix::Result<T>) -> Self {
         result.map_or_else(Self::Errno, |_| Self::Success)
@@ -37,24 +44,44 @@ impl Display for Got {
 }
 
 #[derive(Serialize)]
-struct Event<'a> {
-    event: &'static str,
-    name: &'a str,
-    wanted: String,
-    got: String,
-    granted: String,
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event<'a> {
+    Attack {
+        name: &'a str,
+        wanted: String,
+        got: String,
+        granted: String,
+    },
+    Revoke {
+        channel: &'a str,
+    },
+}
+
+impl Event<'_> {
+    fn print(&self) {
+        // A party that can't print has nothing to say; its test then misses the event.
+        println!("{}", serde_json::to_string(self).unwrap_or_default());
+    }
 }
 
 /// Prints one attempt: `wanted` is what it has to get, `granted` what the same operation got on an
 /// object that was granted.
 pub fn attack(name: &str, wanted: Got, got: Got, granted: Got) {
-    let event = Event {
-        event: "attack",
+    Event::Attack {
         name,
         wanted: wanted.to_string(),
         got: got.to_string(),
         granted: granted.to_string(),
-    };
-    // A party that can't print has nothing to say; its test then misses the event.
-    println!("{}", serde_json::to_string(&event).unwrap_or_default());
+    }
+    .print();
+}
+
+/// Asks whoever reads this to revoke a channel.
+pub fn please_revoke(channel: &str) {
+    Event::Revoke { channel }.print();
+}
+
+/// Prints that something has happened.
+pub fn event(name: &str) {
+    println!("{}", serde_json::json!({ "event": name }));
 }

@@ -1,9 +1,11 @@
 //! `cargo xtask build`: everything that a deployment, its guests and the tests need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use sivshm_tests::artifacts::{Artifacts, VmArtifacts};
+use sivshm_tests::process::output_of;
 
 use crate::kmod;
 use crate::setup::{self, Purpose, command_path, guest_kernel};
@@ -11,6 +13,9 @@ use crate::workspace::{cargo, root, shown, target};
 
 /// Target of programs that run in guests.
 pub const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// How Rust programs are linked that run in any guest.
+const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Build the binaries, the static guest programs and the guest kernel module.
 #[derive(Debug, clap::Args)]
@@ -54,10 +59,14 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
                 GUEST_TARGET,
                 "-p",
                 "sivshm-examples",
+                "-p",
+                "sivshm-hostile",
             ])
-            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .env("RUSTFLAGS", STATIC)
             .env("CARGO_TARGET_DIR", &guest),
     )?;
+    let programs = guest.join(GUEST_TARGET).join("release");
+    c_programs(&guest, &programs)?;
     let artifacts = Artifacts {
         bin: collect(
             "bin",
@@ -66,13 +75,46 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
         )?,
         guest: collect(
             "programs",
-            &guest.join(GUEST_TARGET).join("release"),
-            &["mapper", "reducer"],
+            &programs,
+            &["mapper", "reducer", "hostile", "echo", "say"],
         )?,
         vm: with_vms.then(vm).transpose()?,
     };
     artifacts.write(&artifacts_file()?)?;
     Ok(artifacts)
+}
+
+/// Builds the C examples as their comments say, static, against the C interface of libsivshm.
+fn c_programs(guest: &Path, out: &Path) -> Result<()> {
+    shown(
+        cargo()?
+            .args(["rustc", "--quiet", "--release", "--target", GUEST_TARGET])
+            .args(["-p", "libsivshm", "--crate-type", "staticlib"])
+            .env("RUSTFLAGS", STATIC)
+            .env("CARGO_TARGET_DIR", guest),
+    )?;
+    let root = root()?;
+    for name in ["echo", "say"] {
+        let source = root
+            .join("guest-module/examples/c")
+            .join(name)
+            .with_extension("c");
+        output_of(
+            Command::new("cc")
+                .args([
+                    "-static",
+                    "-Wl,--gc-sections",
+                    "-Wall",
+                    "-Wextra",
+                    "-Werror",
+                    "-I",
+                ])
+                .arg(root.join("guest-module/lib/include"))
+                .arg("-o")
+                .args([&out.join(name), &source, &out.join("libsivshm.a")]),
+        )?;
+    }
+    Ok(())
 }
 
 /// The file that tells tests where the artifacts are.
@@ -83,18 +125,34 @@ pub fn artifacts_file() -> Result<PathBuf> {
 fn vm() -> Result<VmArtifacts> {
     let (kernel, modules) = guest_kernel().context("no guest kernel is installed")?;
     let out = target()?.join("sivshm").join("kmod");
+    let headers = modules.join("build");
     Ok(VmArtifacts {
         qemu: command_path("qemu-system-x86_64").context("no qemu-system-x86_64 is installed")?,
         busybox: command_path("busybox").context("no busybox is installed")?,
-        sivshm_ko: kmod::build(&root()?, &modules.join("build"), &out)?,
-        hostile_ko: None,
+        sivshm_ko: kmod::build(&root()?, kmod::System::Host, &headers, &out)?,
+        hostile_ko: hostile_module(kmod::System::Host, &headers, &out.join("hostile"))?,
         kernel,
         modules,
     })
 }
 
+/// Builds the hostile guest kernel module of the security tests: plain C, by the kernel's own build.
+pub fn hostile_module(system: kmod::System<'_>, headers: &Path, out: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(out)?;
+    for entry in std::fs::read_dir(root()?.join("tests/hostile/kmod"))? {
+        let entry = entry?;
+        let (source, to) = (std::fs::read(entry.path())?, out.join(entry.file_name()));
+        // What is written is built again.
+        if std::fs::read(&to).ok().as_ref() != Some(&source) {
+            std::fs::write(&to, source)?;
+        }
+    }
+    system.make(headers, out)?;
+    Ok(out.join("sivshm_hostile.ko"))
+}
+
 /// Copies programs out of cargo's folder, where a later build would replace them under a test.
-pub fn collect(name: &str, from: &std::path::Path, programs: &[&str]) -> Result<PathBuf> {
+pub fn collect(name: &str, from: &Path, programs: &[&str]) -> Result<PathBuf> {
     let folder = target()?.join("sivshm").join(name);
     std::fs::create_dir_all(&folder)?;
     for program in programs {

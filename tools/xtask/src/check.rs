@@ -2,17 +2,17 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::setup::{self, Purpose, command_path};
-use crate::workspace::{cargo, root, shown, target};
+use crate::workspace::{cargo, root, shown};
 
 /// Format and lints, with every warning an error.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// Licences, sources and duplicate crates of the dependencies, by cargo-deny, which is installed
-/// below the target folder if the machine has none (about three minutes).
+/// Licences, sources and duplicate crates of the dependencies, by cargo-deny, which `cargo install`
+/// brings if the machine has none (about three minutes, once).
 #[derive(Debug, clap::Args)]
 pub struct DenyArgs {
     /// Also compare with the advisory database, which must be fetched.
@@ -38,21 +38,11 @@ pub fn run(_: &Args) -> Result<()> {
 /// Runs `cargo xtask deny`.
 pub fn deny(args: &DenyArgs) -> Result<()> {
     setup::ensure(&[Purpose::Host])?;
-    let own = target()?.join("tools");
-    let program = match command_path("cargo-deny") {
-        Some(program) => program,
-        None => {
-            if !own.join("bin/cargo-deny").exists() {
-                eprintln!("installing cargo-deny below {}", own.display());
-                shown(
-                    cargo()?
-                        .args(["install", "--quiet", "--locked", "cargo-deny", "--root"])
-                        .arg(&own),
-                )?;
-            }
-            own.join("bin/cargo-deny")
-        }
-    };
+    if command_path("cargo-deny").is_none() {
+        eprintln!("installing cargo-deny (about three minutes, once on a machine)");
+        shown(cargo()?.args(["install", "--quiet", "--locked", "cargo-deny"]))?;
+    }
+    let program = command_path("cargo-deny").context("cargo-deny is not where cargo installs")?;
     let mut command = Command::new(program);
     command
         .current_dir(root()?)

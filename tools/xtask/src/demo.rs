@@ -8,8 +8,8 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use sivshm_tests::deployment::Deployment;
-use sivshm_tests::input;
 use sivshm_tests::job::{Extras, Job, Outcome, Progress};
+use sivshm_tests::{attack, input, siege};
 
 use crate::build;
 use crate::report::{Attack, Handshake, Report, Worker, number, whole};
@@ -115,6 +115,11 @@ pub fn run(args: &Args) -> Result<()> {
         attacks,
     };
     report.print();
+    if report.isolation == "development" {
+        println!(
+            "development mode: one user for all VMs, so the attacks of a VMM, which it does not stop, were not tried"
+        );
+    }
     if let Some(json) = &args.json {
         report.write(json)?;
     }
@@ -146,20 +151,44 @@ fn serve(
             bar.set_position(bytes);
         }
     };
-    let outcome = if args.no_vm {
+    let mut outcome = if args.no_vm {
         job.on_host(deployment, &mut report)?
     } else {
         let extras = Extras {
             folder,
-            worker_programs: &[],
-            worker_script: "finish $?",
+            afterwards: siege::IN_GUEST,
         };
         job.in_vms(deployment, &extras, &mut report)?
     };
-    bar.set_message("ending");
+    let mut attacks = Vec::new();
+    for guest in &mut outcome.running {
+        bar.set_message(format!("attacks from inside {}", guest.name()));
+        guest.wait_event("exit", siege::SIEGE_LIMIT)?;
+        guest.finish(siege::SIEGE_LIMIT)?;
+        attacks.extend(
+            attack::attacks(guest.lines())
+                .iter()
+                .map(|found| line("guest", found)),
+        );
+    }
     let status = deployment.status()?;
+    if nix::unistd::geteuid().is_root() {
+        bar.set_message("attacks of a VMM");
+        let found = siege::as_vmm(deployment, "worker-1", "manager")?;
+        attacks.extend(found.iter().map(|found| line("VMM", found)));
+    }
+    bar.set_message("ending");
     deployment.down()?;
-    Ok((outcome, status, Vec::new()))
+    Ok((outcome, status, attacks))
+}
+
+/// One line of the report.
+fn line(party: &str, found: &attack::Attack) -> Attack {
+    Attack {
+        name: format!("{party}: {}", found.name),
+        blocked: found.blocked(),
+        detail: found.to_string(),
+    }
 }
 
 /// The workers' parts, with the boot times of their guests.

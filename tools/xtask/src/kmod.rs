@@ -65,12 +65,26 @@ pub enum KmodError {
     },
 }
 
+/// Where a kernel's headers are, and what builds for it.
+#[derive(Clone, Copy, Debug)]
+pub enum System<'a> {
+    /// This one.
+    Host,
+    /// The one in this folder, below which its kernel's build directory is, and what is built.
+    Chroot(&'a Path),
+}
+
 /// Builds `sivshm.ko` for the kernel whose build directory is `kernel` into `out`, and returns its
 /// path. Does nothing if what it would be made from has not changed.
 ///
 /// # Errors
 /// [`KmodError`] says which step failed and what it said.
-pub fn build(root: &Path, kernel: &Path, out: &Path) -> Result<PathBuf, KmodError> {
+pub fn build(
+    root: &Path,
+    system: System<'_>,
+    kernel: &Path,
+    out: &Path,
+) -> Result<PathBuf, KmodError> {
     let compiler = Compiler::new(root, kernel)?;
     let inputs = compiler.fingerprint(root, kernel)?;
     let (module, stamp) = (out.join("sivshm.ko"), out.join("inputs"));
@@ -86,21 +100,40 @@ pub fn build(root: &Path, kernel: &Path, out: &Path) -> Result<PathBuf, KmodErro
         let name = file.file_name().unwrap_or_default();
         fs::copy(&file, kbuild.join(name)).map_err(at(&file))?;
     }
-    let mut make = Command::new("make");
-    make.arg("-C").arg(kernel).arg("modules");
-    make.arg(joined(
-        "M=",
-        &fs::canonicalize(&kbuild).map_err(at(&kbuild))?,
-    ));
-    if !on_path("pahole") {
-        // 6.12 and later fail without it; nobody needs the module's BTF.
-        make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
-    }
-    run(&mut make)?;
+    system.make(kernel, &kbuild)?;
     let built = kbuild.join("sivshm.ko");
     fs::rename(&built, &module).map_err(at(&built))?;
     fs::write(&stamp, inputs).map_err(at(&stamp))?;
     Ok(module)
+}
+
+impl System<'_> {
+    /// Runs the kernel's own build of the module whose sources are in `folder`.
+    ///
+    /// # Errors
+    /// It fails; warnings of the compiler are errors.
+    pub fn make(self, kernel: &Path, folder: &Path) -> Result<(), KmodError> {
+        let folder = fs::canonicalize(folder).map_err(at(folder))?;
+        let (mut make, kernel, folder) = match self {
+            Self::Host => (Command::new("make"), kernel.to_owned(), folder),
+            Self::Chroot(root) => {
+                let root = fs::canonicalize(root).map_err(at(root))?;
+                let inside = |path: &Path| {
+                    let below = path.strip_prefix(&root).unwrap_or(path);
+                    Path::new("/").join(below)
+                };
+                let kernel = fs::canonicalize(kernel).map_err(at(kernel))?;
+                let mut make = Command::new("chroot");
+                make.arg(&root).arg("make");
+                (make, inside(&kernel), inside(&folder))
+            }
+        };
+        make.arg("-C").arg(kernel).arg("modules");
+        make.arg(joined("M=", &folder)).arg("KCFLAGS=-Werror");
+        // 6.12 and later fail without pahole; nobody needs the module's BTF.
+        make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
+        run(&mut make).map(drop)
+    }
 }
 
 /// The compiler, and how the kernel wants code to be.
@@ -411,11 +444,6 @@ fn recreate(folder: &Path) -> Result<(), KmodError> {
         _ => {}
     }
     fs::create_dir_all(folder).map_err(at(folder))
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn joined(prefix: &str, path: &Path) -> OsString {

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod kernels;
 mod kmod;
 mod report;
 mod setup;
@@ -36,6 +37,7 @@ enum Task {
     Check(check::Args),
     Deny(check::DenyArgs),
     Bench(bench::Args),
+    Kernels(kernels::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Task::Check(args) => check::run(&args),
         Task::Deny(args) => check::deny(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Kernels(args) => kernels::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,13 @@ use crate::workspace::shown;
 #[derive(Debug)]
 pub struct Missing(String);
 
+impl Missing {
+    /// Says what is missing and what to do.
+    pub fn new(what: &str) -> Self {
+        Self(what.to_owned())
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -27,6 +34,8 @@ pub enum Purpose {
     Host,
     /// A guest kernel with headers, QEMU, and what makes an initramfs.
     Guests,
+    /// Other kernels than the machine's own, in a system of their own.
+    Kernels,
 }
 
 /// How to see that a package is there.
@@ -97,6 +106,13 @@ const GUESTS: &[Need] = &[
     },
 ];
 
+const KERNELS: &[Need] = &[Need {
+    sign: Sign::Command("debootstrap"),
+    debian: "debootstrap",
+    ubuntu: "debootstrap",
+    why: "sets up the system that has other kernels and builds for them",
+}];
+
 /// Oldest host kernel that has every step of confinement (DESIGN section 15).
 const OLDEST_KERNEL: (u32, u32) = (6, 12);
 
@@ -108,6 +124,7 @@ pub fn ensure(purposes: &[Purpose]) -> Result<()> {
     let needs = purposes.iter().flat_map(|purpose| match purpose {
         Purpose::Host => HOST,
         Purpose::Guests => GUESTS,
+        Purpose::Kernels => KERNELS,
     });
     let mut packages = Vec::new();
     for need in needs.filter(|need| !need.sign.seen()) {
@@ -165,18 +182,20 @@ pub fn guest_kernel() -> Option<(PathBuf, PathBuf)> {
         })
         .collect();
     // Cloud kernels boot fastest; among equals the newest.
-    versions.sort_by_key(|version| {
-        let numbers: Vec<u32> = version
-            .split(['.', '-'])
-            .map_while(|part| part.parse().ok())
-            .collect();
-        (version.contains("cloud"), numbers)
-    });
+    versions.sort_by_key(|version| (version.contains("cloud"), numbers_of(version)));
     let version = versions.pop()?;
     Some((
         Path::new("/boot").join(format!("vmlinuz-{version}")),
         Path::new("/lib/modules").join(version),
     ))
+}
+
+/// The numbers that a kernel's version begins with, to compare it by.
+pub fn numbers_of(version: &str) -> Vec<u32> {
+    version
+        .split(['.', '-', '+'])
+        .map_while(|part| part.parse().ok())
+        .collect()
 }
 
 /// Full path of a command.
@@ -200,9 +219,7 @@ impl Sign {
 fn host_kernel() -> Result<()> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .context("can't read the host kernel's release")?;
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = numbers_of(&release).into_iter();
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST_KERNEL {
         let (major, minor) = OLDEST_KERNEL;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::Value;
 use sivshm_tests::deployment::Deployment;
 use sivshm_tests::job::{JOB_LIMIT, Job, SERVICE_USER};
 use sivshm_tests::process::Process;
@@ -12,32 +13,85 @@ use super::programs::{Programs, numbers};
 use super::sample::Samples;
 use crate::report::fresh;
 
-/// How programs wait, with the number of round trips that a round measures.
-pub const MODES: [(&str, &str); 2] = [("interrupt", "2000"), ("polling", "2000")];
+/// A way in which two programs send each other messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// What the tables call it.
+    pub name: &'static str,
+    /// How programs wait.
+    mode: &'static str,
+    /// For how long each end holds a message before it sends the next, in microseconds.
+    pause_us: u32,
+    /// Round trips of a round.
+    trips: u32,
+}
+
+/// What is measured: an end that sleeps and is rung, one that may not have fallen asleep yet, and
+/// one that never sleeps.
+pub const PACES: [Pace; 3] = [
+    Pace {
+        name: "rung out of sleep",
+        mode: "interrupt",
+        pause_us: 2000,
+        trips: 500,
+    },
+    Pace {
+        name: "as fast as they can",
+        mode: "interrupt",
+        pause_us: 0,
+        trips: 2000,
+    },
+    Pace {
+        name: "polling",
+        mode: "polling",
+        pause_us: 0,
+        trips: 2000,
+    },
+];
+
+impl Pace {
+    /// Arguments of `bench` for the end that measures.
+    pub fn ping(&self) -> Vec<String> {
+        let trips = ["--rounds".to_owned(), self.trips.to_string()];
+        self.end("ping").into_iter().chain(trips).collect()
+    }
+
+    /// Arguments of `bench` for the end that answers.
+    pub fn pong(&self) -> Vec<String> {
+        self.end("pong")
+    }
+
+    fn end(&self, end: &str) -> Vec<String> {
+        let pause = self.pause_us.to_string();
+        [end, "--mode", self.mode, "--pause-us", &pause]
+            .map(str::to_owned)
+            .to_vec()
+    }
+}
 
 /// Latencies between host processes.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    modes: Vec<Latency>,
+    latencies: Vec<Latency>,
 }
 
-/// Half round trips in one way of waiting.
+/// Half round trips at one pace.
 #[derive(Debug, Serialize)]
 pub struct Latency {
-    mode: String,
+    pace: &'static str,
     one_way_us: Samples,
 }
 
 impl Latency {
     /// Takes `round_trip_us` of `ping` events.
-    pub fn new(mode: &str, events: &[serde_json::Value]) -> Result<Self> {
+    pub fn new(pace: &Pace, events: &[Value]) -> Result<Self> {
         let mut halves = Vec::new();
         for event in events {
             let trips = numbers(event, "round_trip_us")?;
             halves.extend(trips.into_iter().map(|trip| trip / 2.0));
         }
         Ok(Self {
-            mode: mode.to_owned(),
+            pace: pace.name,
             one_way_us: halves.into_iter().collect(),
         })
     }
@@ -54,31 +108,29 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Report> {
     };
     let mut deployment = Deployment::new(&programs.artifacts, &job.policy(), None)?;
     deployment.up()?;
-    let mut events: [Vec<serde_json::Value>; MODES.len()] = Default::default();
+    let mut events: [Vec<Value>; PACES.len()] = Default::default();
     for _ in 0..rounds {
-        for ((mode, trips), events) in MODES.iter().zip(&mut events) {
-            let mut pong = Process::start(
-                "pong",
-                attached(&deployment, "worker-1", &["pong", "--mode", mode]),
-            )?;
-            let ping = ["ping", "--mode", mode, "--rounds", trips];
-            let mut ping = Process::start("ping", attached(&deployment, "manager", &ping))?;
+        for (pace, events) in PACES.iter().zip(&mut events) {
+            let pong = attached(&deployment, "worker-1", &pace.pong());
+            let mut pong = Process::start("pong", pong)?;
+            let ping = attached(&deployment, "manager", &pace.ping());
+            let mut ping = Process::start("ping", ping)?;
             events.push(ping.wait_event("ping", JOB_LIMIT)?.1);
             ping.finish(JOB_LIMIT)?;
             pong.finish(JOB_LIMIT)?;
         }
     }
     deployment.down()?;
-    let modes = MODES.iter().zip(&events);
+    let latencies = PACES.iter().zip(&events);
     Ok(Report {
-        modes: modes
-            .map(|((mode, _), events)| Latency::new(mode, events))
+        latencies: latencies
+            .map(|(pace, events)| Latency::new(pace, events))
             .collect::<Result<_>>()?,
     })
 }
 
 /// `bench` in place of a VM.
-fn attached(deployment: &Deployment, vm: &str, arguments: &[&str]) -> Command {
+fn attached(deployment: &Deployment, vm: &str, arguments: &[String]) -> Command {
     let mut command = deployment.run(vm);
     command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string(), "--"]);
     command.arg(deployment.artifacts().guest.join("bench"));
@@ -89,9 +141,9 @@ fn attached(deployment: &Deployment, vm: &str, arguments: &[&str]) -> Command {
 /// Prints latencies.
 pub fn print(title: &str, latencies: &[Latency]) {
     let mut table = fresh([title, "p50, us", "p99, us"]);
-    for Latency { mode, one_way_us } in latencies {
+    for Latency { pace, one_way_us } in latencies {
         table.add_row([
-            mode.clone(),
+            (*pace).to_owned(),
             format!("{:.1}", one_way_us.median()),
             format!("{:.1}", one_way_us.p99()),
         ]);
@@ -102,6 +154,6 @@ pub fn print(title: &str, latencies: &[Latency]) {
 impl Report {
     /// Prints latencies.
     pub fn print(&self) {
-        print("message between host processes, one way", &self.modes);
+        print("message between host processes, one way", &self.latencies);
     }
 }

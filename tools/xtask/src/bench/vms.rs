@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 use sivshm_tests::deployment::Deployment;
@@ -12,7 +12,7 @@ use sivshm_tests::job::{BOOT_LIMIT, JOB_LIMIT, Job, SERVICE_USER};
 use sivshm_tests::process::{Line, Process};
 use sivshm_tests::vm::Guest;
 
-use super::doorbell::{self, Latency, MODES};
+use super::doorbell::{self, Latency, PACES, Pace};
 use super::job::{BYTE, SLICE, STRIPE_BYTES, throughput};
 use super::network::Bridge;
 use super::programs::Programs;
@@ -85,11 +85,16 @@ pub fn measure(programs: &Programs, input: &Path, rounds: u32) -> Result<Report>
     manager.wait_event("loaded", BOOT_LIMIT)?;
     let limit = JOB_LIMIT * (rounds + 1);
     let (_, exit) = manager.wait_event("exit", limit)?;
-    ensure!(
-        whole(&exit, "code")? == 0,
-        "the manager's guest failed\n{}",
-        manager.tail()
-    );
+    if whole(&exit, "code")? != 0 {
+        let answerer = workers.first_mut().context("no worker")?;
+        // Whatever it waits for does not come any more.
+        let _ = answerer.wait_event("exit", BOOT_LIMIT);
+        bail!(
+            "a guest failed\n{}worker-1:\n{}",
+            manager.tail(),
+            answerer.tail()
+        );
+    }
     for process in std::iter::once(&mut manager).chain(&mut workers) {
         process.finish(JOB_LIMIT)?;
     }
@@ -122,12 +127,7 @@ impl Scripts {
         let tcp = self.only_tcp(format!(
             "as_user {SERVICE_USER} /bin/bench tcp-mapper {input} --stripe {STRIPE_BYTES}{tcp} || finish 92\n"
         ));
-        let pings: String = MODES
-            .iter()
-            .map(|(mode, trips)| {
-                format!("as_user {SERVICE_USER} /bin/bench ping --mode {mode} --rounds {trips} || finish 93\n")
-            })
-            .collect();
+        let pings: String = PACES.iter().map(|pace| bench(&pace.ping())).collect();
         // The file is in the guest's memory before anything is measured.
         format!(
             "{}chmod 0444 /dev/vda\ncat /dev/vda > /dev/null\nfor round in $(seq {}); do\n\
@@ -142,12 +142,8 @@ impl Scripts {
             "as_user {SERVICE_USER} /bin/bench tcp-reducer --listen {}:{PORT} || finish 92\n",
             address(number)
         ));
-        let answers = MODES.iter().filter(|_| number == 1);
-        let pongs: String = answers
-            .map(|(mode, _)| {
-                format!("as_user {SERVICE_USER} /bin/bench pong --mode {mode} || finish 93\n")
-            })
-            .collect();
+        let answers = PACES.iter().filter(|_| number == 1);
+        let pongs: String = answers.map(|pace| bench(&pace.pong())).collect();
         format!(
             "{}for round in $(seq {}); do\n\
              as_user {SERVICE_USER} /bin/reducer --index {number} || finish 91\n{tcp}done\n{pongs}finish 0\n",
@@ -167,6 +163,12 @@ impl Scripts {
     fn only_tcp(&self, line: String) -> String {
         if self.tcp { line } else { String::new() }
     }
+}
+
+/// A line that runs one end of the doorbells.
+fn bench(arguments: &[String]) -> String {
+    let arguments = arguments.join(" ");
+    format!("as_user {SERVICE_USER} /bin/bench {arguments} || finish 93\n")
 }
 
 /// The manager's address, or that of the worker of this number.
@@ -197,12 +199,12 @@ impl Report {
         let samples = |results: Vec<&Value>| -> Result<Samples> {
             results.into_iter().map(throughput).collect()
         };
-        let latency = |((mode, _), ping): (&(&str, &str), Value)| Latency::new(mode, &[ping]);
+        let latency = |(pace, ping): (&Pace, Value)| Latency::new(pace, &[ping]);
         Ok(Self {
             bytes: whole(results.first().context("no result")?, "bytes")?,
             windows_mb_s: samples(windows).context("the job through windows")?,
             tcp_mb_s: samples(tcp).context("the job over TCP")?,
-            latencies: MODES
+            latencies: PACES
                 .iter()
                 .zip(named("ping"))
                 .map(latency)

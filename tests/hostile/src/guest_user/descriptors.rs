@@ -1,0 +1,91 @@
+//! A session's descriptor in a process that did not open it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::attempt::{as_result, attempt_as, ended, spawn};
+use crate::device::{adopt, map};
+use crate::report::{Got, attack};
+
+use super::{PAGE, RO, SERVICE, scene};
+
+/// Has another process map a page at `offset` of the file.
+type Way = fn(&File, i64) -> nix::Result<()>;
+
+/// This program, as an ordinary file that anybody may map.
+const ORDINARY: &str = "/proc/self/exe";
+
+const WAYS: &[(&str, Way)] = &[
+    ("descriptor-inherited-by-fork", inherited),
+    ("descriptor-stolen-by-pidfd", stolen),
+    ("descriptor-passed-by-rights", passed),
+    ("descriptor-kept-over-exec", kept),
+];
+
+pub fn run() {
+    for (name, way) in WAYS {
+        let ordinary = attempt_as(SERVICE, || {
+            way(&File::open(ORDINARY).map_err(|_| Errno::ENOENT)?, 0)
+        });
+        let got = scene(|s| way(&s.session.0, s.read_only()?.offset(0)));
+        attack(name, Got::Errno(Errno::EACCES), got, ordinary);
+    }
+}
+
+fn inherited(file: &File, offset: i64) -> nix::Result<()> {
+    as_result(ended(spawn(|| {
+        map(file.as_fd(), offset, PAGE, RO).map(drop)
+    })?))
+}
+
+fn stolen(file: &File, offset: i64) -> nix::Result<()> {
+    let (owner, number) = (Pid::this(), file.as_raw_fd());
+    as_result(ended(spawn(|| {
+        // The inherited copy goes first, so that only the stolen one is left.
+        // SAFETY: nothing in this child uses the descriptor again.
+        Errno::result(unsafe { libc::close(number) })?;
+        // SAFETY: pidfd_open takes two integers.
+        let pidfd =
+            Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, owner.as_raw(), 0) })?;
+        // SAFETY: pidfd_getfd takes three integers.
+        let stolen =
+            Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, number, 0) })?;
+        let stolen: OwnedFd = adopt(i32::try_from(stolen).map_err(|_| Errno::EBADF)?);
+        map(stolen.as_fd(), offset, PAGE, RO).map(drop)
+    })?))
+}
+
+fn passed(file: &File, offset: i64) -> nix::Result<()> {
+    let (ours, theirs) = UnixStream::pair().map_err(|_| Errno::EMFILE)?;
+    let child = spawn(|| {
+        let file = crate::rights::receive(&theirs)?;
+        map(file.as_fd(), offset, PAGE, RO).map(drop)
+    })?;
+    crate::rights::send(&ours, file.as_fd())?;
+    as_result(ended(child))
+}
+
+fn kept(file: &File, offset: i64) -> nix::Result<()> {
+    let number = file.as_raw_fd();
+    // SAFETY: F_SETFD takes an integer.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+    let words = [
+        "hostile",
+        "map-descriptor",
+        &number.to_string(),
+        &offset.to_string(),
+    ]
+    .map(|word| CString::new(word).unwrap_or_default());
+    nix::unistd::execv(c"/proc/self/exe", &words).map(|_| ())
+}
+
+/// What `descriptor-kept-over-exec` executes.
+pub fn map_descriptor(number: i32, offset: i64) -> Got {
+    let file = adopt(number);
+    map(file.as_fd(), offset, PAGE, RO).map(drop).into()
+}

@@ -1,0 +1,93 @@
+//! Taking so much that others get none.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::attempt::{attempt_as, become_user, ended, spawn, store};
+use crate::device::Session;
+use crate::report::{Got, attack, event};
+
+use super::{NEIGHBOUR, Options, RO, RW, SERVICE, STRANGER, Scene, scene};
+
+/// More sessions than a VM has places for.
+const TOO_MANY: usize = 1000;
+
+/// How often a service may be restarted without being a flood itself.
+const RESTART_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often the service stores and rings.
+const WORK_INTERVAL: Duration = Duration::from_millis(1);
+
+pub fn run(options: Options) {
+    let writes = || scene(|s| s.map(&s.writable()?, RW).map(|m| store(m.start, 1)));
+    let before = writes();
+    let got = attempt_as(STRANGER, || {
+        let mut held = Vec::new();
+        for _ in 0..TOO_MANY {
+            held.push(Session::open()?);
+        }
+        Ok(())
+    });
+    attack("hold-all-sessions", Got::Errno(Errno::EUSERS), got, before);
+
+    event("flood-started");
+    let until = Instant::now() + Duration::from_secs(options.flood);
+    // A stranger opens and closes, and holds what it can get.
+    let floods = [
+        as_user(STRANGER, until, || Session::open().map(drop)),
+        as_user(STRANGER, until, || {
+            let held: Vec<_> = (0..TOO_MANY).map_while(|_| Session::open().ok()).collect();
+            drop(held);
+            Ok(())
+        }),
+        holding(until),
+    ];
+    if options.neighbour {
+        let got = attempt_as(NEIGHBOUR, || neighbour(until));
+        attack("open-during-a-flood", Got::Success, got, before);
+    }
+    let [_, _, service] = floods.map(|flood| flood.map_or_else(Got::Errno, ended));
+    attack("session-during-a-flood", Got::Success, service, before);
+    event("flood-ended");
+    attack("open-after-a-flood", Got::Success, writes(), before);
+}
+
+/// Repeats `body` as a user, whatever it gets.
+fn as_user(uid: u32, until: Instant, body: impl Fn() -> nix::Result<()>) -> nix::Result<Pid> {
+    spawn(move || {
+        become_user(uid)?;
+        while Instant::now() < until {
+            // Refusals are the other attempts' matter.
+            let _ = body();
+        }
+        Ok(())
+    })
+}
+
+/// Opens a session now and then, as a service does that is restarted.
+fn neighbour(until: Instant) -> nix::Result<()> {
+    while Instant::now() < until {
+        let s = Scene::open_with(1)?;
+        s.map(s.granted.first().ok_or(Errno::ENODATA)?, RO)?.touch();
+        drop(s);
+        std::thread::sleep(RESTART_INTERVAL);
+    }
+    Ok(())
+}
+
+/// A session of the service that works on, and has to keep its grants.
+fn holding(until: Instant) -> nix::Result<Pid> {
+    spawn(move || {
+        become_user(SERVICE)?;
+        let s = Scene::open()?;
+        let (m, line) = (s.map(&s.writable()?, RW)?, s.line()?);
+        while Instant::now() < until {
+            store(m.start, 1);
+            s.session.notify(line.grant.id.0)?;
+            std::thread::sleep(WORK_INTERVAL);
+        }
+        Ok(())
+    })
+}

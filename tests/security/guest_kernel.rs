@@ -1,0 +1,329 @@
+//! A hostile guest kernel (docs/SECURITY.md; invariants I1 and I5): one worker's guest loads a module
+//! that does what it likes with the VM's port and windows, and disturbs nobody else.
+//! `tests/hostile/kmod` has the attacks.
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::sync::OnceLock;
+    use std::time::{Duration, Instant};
+
+    use anyhow::{Context as _, Result};
+    use serde_json::Value;
+    use sivshm_tests::artifacts::Artifacts;
+    use sivshm_tests::attack::{Attack, assert_blocked, attacks};
+    use sivshm_tests::deployment::Deployment;
+    use sivshm_tests::guest::Image;
+    use sivshm_tests::input;
+    use sivshm_tests::job::{BOOT_LIMIT, Job, SERVICE_USER};
+    use sivshm_tests::process::Process;
+    use sivshm_tests::vm::{Guest, Vm};
+
+    /// Workers of the policy; the last one's guest is hostile, the one before runs in a VM as well.
+    const WORKERS: u16 = 3;
+    const HOSTILE: &str = "worker-3";
+    const HONEST: (&str, u16) = ("worker-2", 2);
+
+    /// The slice that the manager writes for the hostile VM, by its place among those it writes.
+    const MANAGERS_SLICE: usize = 2;
+
+    /// Longest time for the attacks of one boot, under TCG on a loaded machine of two cores.
+    const ATTACK_LIMIT: Duration = Duration::from_secs(180);
+
+    /// Longest time for all device processes to answer, one after the other, while one of their
+    /// guests does its worst and the machine is loaded.
+    const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+    /// What the hostile kernel does after the job with the honest workers has begun, by boot: most
+    /// make the device process stop reading, so each is the last of a boot.
+    const BOOTS: [&[&str]; 6] = [
+        &["doorbells", "windows", "opens", "strays", "garbage"],
+        &["answers", "twins"],
+        &["hellos", "doorbells"],
+        &["types", "doorbells"],
+        &["lengths", "doorbells"],
+        &["indexes", "doorbells"],
+    ];
+
+    /// The boot in which the manager believes the hostile worker.
+    const LIES: usize = 1;
+
+    /// What was found.
+    struct Evidence {
+        boots: Vec<Boot>,
+        /// How the mapper ended that worked with the hostile worker too: a code, or a signal.
+        deceived: (Option<i32>, Option<i32>),
+        /// Digests of the slices that the manager writes, before and after, by the manager.
+        slices: (Vec<Value>, Vec<Value>),
+        /// Pids, instances and links of the device processes, before and after.
+        devices: (Value, Value),
+    }
+
+    struct Boot {
+        attacks: Vec<Attack>,
+        /// Names of other events.
+        events: Vec<String>,
+        /// Time in which every device process had answered, and those that did not.
+        answered: (Duration, Vec<Value>),
+        /// The count of the job with the honest workers, and the right one.
+        counts: (Option<u64>, u64),
+        /// Whether the attacks went on when the job was done.
+        overlapped: bool,
+        /// The guest's exit code.
+        code: i64,
+    }
+
+    fn job(workers: u16, artifacts: &Artifacts) -> Job {
+        Job {
+            workers,
+            // Programs of this deployment: every user can read them.
+            input: artifacts.bin.join("sivshm-device"),
+            byte: b'e',
+            mode: "interrupt".to_owned(),
+            slice_size: "1MiB".to_owned(),
+        }
+    }
+
+    /// Runs everything, once; none without VMs.
+    fn evidence() -> Option<&'static Evidence> {
+        static EVIDENCE: OnceLock<Result<Option<Evidence>>> = OnceLock::new();
+        match EVIDENCE.get_or_init(collect) {
+            Ok(evidence) => evidence.as_ref(),
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
+    fn collect() -> Result<Option<Evidence>> {
+        let artifacts = Artifacts::from_env()?;
+        if artifacts.vm.is_none() {
+            eprintln!("skipped: built without QEMU and a guest kernel");
+            return Ok(None);
+        }
+        let policy = job(WORKERS, &artifacts).policy();
+        let mut deployment = Deployment::new(&artifacts, &policy, None)?;
+        deployment.up()?;
+        let mut honest = honest(&deployment)?;
+        honest.wait_event("loaded", BOOT_LIMIT)?;
+
+        let slices = managers_slices(&deployment, "fill")?;
+        let devices_before = devices(&deployment)?;
+        let mut boots = Vec::new();
+        let mut deceived = None;
+        for (number, verbs) in BOOTS.iter().enumerate() {
+            let mut guest = hostile(&deployment, verbs)?;
+            guest.wait_event("attacking", BOOT_LIMIT)?;
+            if number == LIES {
+                deceived = Some(believe(&deployment)?);
+            }
+            boots.push(beside(&deployment, guest)?);
+        }
+        let devices_after = devices(&deployment)?;
+        let slices = (slices, managers_slices(&deployment, "look")?);
+        honest.process.kill();
+        deployment.down()?;
+        Ok(Some(Evidence {
+            boots,
+            deceived: deceived.context("the manager never believed anybody")?,
+            slices,
+            devices: (devices_before, devices_after),
+        }))
+    }
+
+    /// Boots the honest worker, whose reducer serves one mapper after the other.
+    fn honest(deployment: &Deployment) -> Result<Vm> {
+        let artifacts = deployment.artifacts();
+        let (vm, number) = HONEST;
+        let script = format!(
+            "insmod /lib/sivshm.ko && event loaded || finish 90
+while as_user {SERVICE_USER} /bin/reducer --index {number} --timeout 600; do :; done
+finish 91"
+        );
+        let image = deployment.root().join("honest.cpio");
+        Image::new(artifacts.vm()?)?
+            .program(&artifacts.guest.join("reducer"))?
+            .file(&artifacts.vm()?.sivshm_ko, "/lib/sivshm.ko")?
+            .build(&script, &image)?;
+        Guest::new(vm, image).boot(deployment)
+    }
+
+    /// Boots the hostile worker: root stores through sysfs first, then the module does its worst.
+    fn hostile(deployment: &Deployment, verbs: &[&str]) -> Result<Vm> {
+        let artifacts = deployment.artifacts();
+        let mut script = "event attacking
+/bin/hostile guest-bars
+insmod /lib/sivshm_hostile.ko || finish 90\n"
+            .to_owned();
+        for verb in verbs {
+            writeln!(
+                script,
+                "echo {verb} > /proc/sivshm_hostile && cat /proc/sivshm_hostile || finish 91"
+            )?;
+        }
+        script.push_str("event attacked\nfinish 0");
+        let image = deployment.root().join("hostile.cpio");
+        Image::new(artifacts.vm()?)?
+            .program(&artifacts.guest.join("hostile"))?
+            .file(&artifacts.vm()?.hostile_ko, "/lib/sivshm_hostile.ko")?
+            .build(&script, &image)?;
+        Guest::new(HOSTILE, image).boot(deployment)
+    }
+
+    /// Has the others work beside a hostile guest, until that has done its worst.
+    fn beside(deployment: &Deployment, mut guest: Vm) -> Result<Boot> {
+        let artifacts = deployment.artifacts();
+        let asked = Instant::now();
+        let status = deployment.status()?;
+        let answered = (asked.elapsed(), silent(&status));
+
+        let honest = job(HONEST.1, artifacts);
+        let count = honest_job(deployment, &honest)?;
+        let done = guest.process.age();
+        let (ended, _) = guest.wait_event("attacked", ATTACK_LIMIT)?;
+        let code = guest.finish(ATTACK_LIMIT)?;
+        let (_, expected) = input::count(&honest.input, honest.byte)?;
+        let events = guest.process.lines().iter().filter_map(|line| {
+            println!("{:8.3} {}", line.at.as_secs_f64(), line.text);
+            let event = line.event()?;
+            Some(event.get("event")?.as_str()?.to_owned())
+        });
+        Ok(Boot {
+            events: events.collect(),
+            attacks: attacks(guest.process.lines()),
+            answered,
+            counts: (count, expected),
+            overlapped: done < ended,
+            code,
+        })
+    }
+
+    /// Runs the job with the honest workers: one in its VM, one in a host process.
+    fn honest_job(deployment: &Deployment, job: &Job) -> Result<Option<u64>> {
+        let mut reducer = Process::start("worker-1", job.reducer(deployment, 1))?;
+        let mut mapper = Process::start("manager", job.mapper(deployment))?;
+        let (_, result) = mapper.wait_event("result", ATTACK_LIMIT)?;
+        mapper.finish(ATTACK_LIMIT)?;
+        reducer.finish(ATTACK_LIMIT)?;
+        Ok(result.get("count").and_then(Value::as_u64))
+    }
+
+    /// Runs a mapper that takes the hostile worker for one of its own, and says how it ended.
+    fn believe(deployment: &Deployment) -> Result<(Option<i32>, Option<i32>)> {
+        let all = job(WORKERS, deployment.artifacts());
+        let _reducer = Process::start("worker-1", all.reducer(deployment, 1))?;
+        let mut command = all.mapper(deployment);
+        command.args(["--timeout", "10"]);
+        let mut mapper = Process::start("manager", command)?;
+        let status = mapper.finish(ATTACK_LIMIT)?;
+        println!("the mapper that believed everybody:\n{}", mapper.tail());
+        Ok((status.code(), status.signal()))
+    }
+
+    /// Digests of the slices that the manager writes, as a process of the manager sees them.
+    fn managers_slices(deployment: &Deployment, action: &str) -> Result<Vec<Value>> {
+        let mut command = deployment.run("manager");
+        command.args(["--attach", "--"]);
+        command.arg(deployment.artifacts().guest.join("hostile"));
+        command.args(["slices", action]);
+        let mut process = Process::start("manager", command)?;
+        let (_, event) = process.wait_event("slices", ATTACK_LIMIT)?;
+        process.finish(ATTACK_LIMIT)?;
+        let digests = event.get("digests").and_then(Value::as_array);
+        digests.cloned().context("no digests")
+    }
+
+    fn vms(status: &Value) -> impl Iterator<Item = &Value> {
+        let vms = status.get("vms").and_then(Value::as_array);
+        vms.into_iter().flatten()
+    }
+
+    /// The VMs whose device process did not answer.
+    fn silent(status: &Value) -> Vec<Value> {
+        let unanswered = vms(status).filter(|vm| vm.get("device").is_none_or(Value::is_null));
+        unanswered.cloned().collect()
+    }
+
+    /// What each device process is and the ids of its links, which change when a link is made anew.
+    fn devices(deployment: &Deployment) -> Result<Value> {
+        let identity = |vm: &Value| {
+            let peers = vm.pointer("/device/peers").and_then(Value::as_array);
+            let links = peers.into_iter().flatten();
+            let links: Vec<_> = links
+                .map(|peer| serde_json::json!([peer.get("vm"), peer.pointer("/link/ring_id")]))
+                .collect();
+            let instance = vm.pointer("/device/instance");
+            serde_json::json!([vm.get("name"), vm.get("device_pid"), instance, links])
+        };
+        Ok(vms(&deployment.status()?).map(identity).collect())
+    }
+
+    #[test]
+    fn every_attack_was_made_to_its_end() {
+        let Some(evidence) = evidence() else { return };
+        for (boot, verbs) in evidence.boots.iter().zip(BOOTS) {
+            assert_eq!(boot.code, 0, "{verbs:?} ended early: {:?}", boot.events);
+        }
+        let counts = |name: &str| {
+            let all = evidence.boots.iter().flat_map(|boot| &boot.events);
+            all.filter(|event| *event == name).count()
+        };
+        assert_eq!(counts("stopped"), 6);
+        assert_eq!(counts("rang"), 5);
+        assert_eq!(counts("lied"), 1);
+    }
+
+    #[test]
+    fn i1_a_guest_kernel_can_not_store_to_a_read_only_window() {
+        let Some(evidence) = evidence() else { return };
+        let [first, ..] = evidence.boots.as_slice() else {
+            panic!("no boot");
+        };
+        assert_blocked(&first.attacks, "kernel-store-to-read-only-window");
+        assert_eq!(
+            evidence.slices.0.get(MANAGERS_SLICE),
+            evidence.slices.1.get(MANAGERS_SLICE),
+            "the bytes that the manager sees have changed"
+        );
+    }
+
+    #[test]
+    fn i1_root_without_the_module_can_not_store_to_a_read_only_window() {
+        let Some(evidence) = evidence() else { return };
+        for boot in &evidence.boots {
+            assert_blocked(&boot.attacks, "direct-store-to-read-only-window");
+        }
+    }
+
+    #[test]
+    fn i5_no_device_process_is_disturbed() {
+        let Some(evidence) = evidence() else { return };
+        for (boot, verbs) in evidence.boots.iter().zip(BOOTS) {
+            let (time, silent) = &boot.answered;
+            assert!(silent.is_empty(), "{verbs:?}: no answer from {silent:?}");
+            assert!(*time < ANSWER_LIMIT, "{verbs:?}: answers took {time:?}");
+        }
+        let (before, after) = &evidence.devices;
+        assert_eq!(before, after, "a device process or a link is another one");
+    }
+
+    #[test]
+    fn i5_the_job_of_the_others_goes_on() {
+        let Some(evidence) = evidence() else { return };
+        for (boot, verbs) in evidence.boots.iter().zip(BOOTS) {
+            let (count, expected) = boot.counts;
+            assert_eq!(count, Some(expected), "beside {verbs:?}");
+        }
+        assert!(
+            evidence.boots.iter().any(|boot| boot.overlapped),
+            "no job was done while an attack went on"
+        );
+    }
+
+    #[test]
+    fn i5_lies_in_a_channel_end_its_use_and_no_process() {
+        let Some(evidence) = evidence() else { return };
+        let (code, signal) = evidence.deceived;
+        assert_eq!(signal, None, "the mapper was ended by a signal");
+        assert_eq!(code, Some(1), "the mapper has to say what is wrong");
+    }
+}

@@ -1,0 +1,79 @@
+//! The live attacks of the demo: the hostile program in a guest and in place of a VMM.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::attack::{Attack, attacks};
+use crate::deployment::Deployment;
+use crate::job::Afterwards;
+use crate::process::Process;
+use crate::vm::FOREIGN_FUNCTIONS;
+
+/// Longest time for all attempts of one party, under TCG on a loaded machine of two cores.
+pub const SIEGE_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a worker's guest tries after its job: as the user of its service, then as root. The foreign
+/// functions and the other driver are what the same attempts succeed on.
+pub const IN_GUEST: Afterwards<'static> = Afterwards {
+    script: "/bin/hostile guest-user\n/bin/hostile guest-root",
+    programs: &["hostile"],
+    modules: &["uio_pci_generic"],
+    qemu_args: &FOREIGN_FUNCTIONS,
+};
+
+/// Tries what the VMM of `vm` can try by itself, while the VMM of `other` runs. Needs users of their
+/// own for both: in development mode a VMM is not confined.
+///
+/// # Errors
+/// If one of the two can't be started or does not come to its end.
+pub fn as_vmm(deployment: &Deployment, vm: &str, other: &str) -> Result<Vec<Attack>> {
+    let mut victim = hostile(deployment, other, &["hold"])?;
+    victim.wait_event("holding", SIEGE_LIMIT)?;
+    let status = deployment.status()?;
+    let arguments = [
+        "alone",
+        "--run-dir",
+        &deployment.run_dir().display().to_string(),
+        "--vm",
+        vm,
+        "--other",
+        other,
+        "--other-vmm",
+        &victim.id().to_string(),
+        "--other-device",
+        &device(&status, other)?,
+        "--own-device",
+        &device(&status, vm)?,
+    ];
+    let mut party = hostile(deployment, vm, &arguments)?;
+    party.wait_event("tried", SIEGE_LIMIT)?;
+    Ok(attacks(party.lines()))
+}
+
+/// The hostile program in place of a VM's VMM.
+fn hostile(deployment: &Deployment, vm: &str, arguments: &[&str]) -> Result<Process> {
+    let mut command = deployment.run(vm);
+    command
+        .args(["--attach", "--"])
+        .arg(deployment.artifacts().guest.join("hostile"));
+    command.arg("vmm").args(arguments);
+    Process::start(&format!("hostile VMM of {vm}"), command)
+}
+
+/// The process id of a VM's device process.
+fn device(status: &Value, vm: &str) -> Result<String> {
+    let vms = status
+        .get("vms")
+        .and_then(Value::as_array)
+        .context("the status lists no VMs")?;
+    let line = vms
+        .iter()
+        .find(|line| line.get("name").and_then(Value::as_str) == Some(vm));
+    let pid = line
+        .and_then(|line| line.get("device_pid"))
+        .and_then(Value::as_i64);
+    pid.map(|pid| pid.to_string())
+        .with_context(|| format!("{vm} has no device process"))
+}
