@@ -19,11 +19,12 @@ pub const FRAMES_AT_ONCE: u32 = 4096;
 /// costs, and about one percent of a core.
 pub const FRAMES_PER_SECOND: u32 = 4096;
 
-/// `OPEN` and `HELLO` frames at once: every session of a guest that has just started.
+/// `OPEN` frames at once for each service, for all processes that are none, and `HELLO` frames:
+/// every session of a guest that has just started.
 pub const OPENS_AT_ONCE: u32 = 64;
 
-/// `OPEN` and `HELLO` frames in a second: every service of a guest may restart in a loop, and at
-/// most some megabytes of audit are written an hour.
+/// The same in a second: every service of a guest may restart in a loop, and each writes at most some
+/// megabytes of audit an hour.
 pub const OPENS_PER_SECOND: u32 = 16;
 
 /// Frames that may wait for the guest before no more of its own are read: each `OPEN` that is
@@ -75,8 +76,11 @@ pub const LIMITS: &[(&str, u64)] = &[
     ("frames of a guest at once", FRAMES_AT_ONCE as u64),
     ("frames of a guest in a second", FRAMES_PER_SECOND as u64),
     ("frames that wait for a guest", MAX_WAITING_FRAMES as u64),
-    ("sessions opened at once", OPENS_AT_ONCE as u64),
-    ("sessions opened in a second", OPENS_PER_SECOND as u64),
+    ("sessions of a service opened at once", OPENS_AT_ONCE as u64),
+    (
+        "sessions of a service opened in a second",
+        OPENS_PER_SECOND as u64,
+    ),
     (
         "seconds that a launch waits for peers",
         LAUNCH_WITHIN.as_secs(),

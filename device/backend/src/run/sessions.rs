@@ -38,7 +38,10 @@ pub struct Sessions {
     live: BTreeMap<SessionId, Session>,
     revoked: BTreeSet<ChannelIndex>,
     numbers: Numbers,
-    opens: TokenBucket,
+    hellos: TokenBucket,
+    /// How often each service may be opened; under `None`, how often processes that are none are
+    /// refused. A flood of one leaves the others theirs.
+    opens: BTreeMap<Option<usize>, TokenBucket>,
     /// Frames for the guest, oldest first.
     pub outgoing: VecDeque<(SessionId, Payload)>,
 }
@@ -88,7 +91,8 @@ impl Sessions {
             live: BTreeMap::new(),
             revoked: BTreeSet::new(),
             numbers: Numbers::new(seed),
-            opens: TokenBucket::new(OPENS_AT_ONCE, interval(OPENS_PER_SECOND), now),
+            hellos: opens_bucket(now),
+            opens: BTreeMap::new(),
             outgoing: VecDeque::new(),
         }
     }
@@ -180,7 +184,7 @@ impl Sessions {
         if id != SessionId(0) || version != VERSION {
             return Err(Fault::Guest("a HELLO of another version of the protocol"));
         }
-        if !self.opens.take(now) {
+        if !self.hellos.take(now) {
             return Err(Fault::Guest("HELLO too often"));
         }
         self.forget();
@@ -207,12 +211,7 @@ impl Sessions {
         if id == SessionId(0) || self.live.contains_key(&id) {
             return Err(Fault::Guest("OPEN with the number of a live session"));
         }
-        let admitted = if self.opens.take(now) {
-            self.admit(&facts, scope)
-        } else {
-            Err(Reason::Flood)
-        };
-        let (service, planned) = match admitted {
+        let (service, planned) = match self.admit(&facts, scope, now) {
             Ok(admitted) => admitted,
             Err(reason) => {
                 self.outgoing.push_back((id, Payload::Close(reason)));
@@ -251,8 +250,18 @@ impl Sessions {
     }
 
     /// Which service a process is, if it may have a session now.
-    fn admit<'a>(&self, facts: &Facts, scope: &Scope<'a>) -> Result<(usize, &'a Service), Reason> {
-        let (at, service) = admission::service_of(scope.vm, facts).ok_or(Reason::NoService)?;
+    fn admit<'a>(
+        &mut self,
+        facts: &Facts,
+        scope: &Scope<'a>,
+        now: Instant,
+    ) -> Result<(usize, &'a Service), Reason> {
+        let found = admission::service_of(scope.vm, facts);
+        let opens = self.opens.entry(found.map(|(at, _)| at));
+        if !opens.or_insert_with(|| opens_bucket(now)).take(now) {
+            return Err(Reason::Flood);
+        }
+        let (at, service) = found.ok_or(Reason::NoService)?;
         if self.live.values().any(|session| session.service == at) {
             return Err(Reason::RoleTaken);
         }
@@ -418,6 +427,11 @@ impl Session {
         let grants = service.map(|service| service.grants.as_slice());
         grants.unwrap_or_default().iter().zip(&self.parts)
     }
+}
+
+/// What bounds `HELLO`, and `OPEN` of each service.
+const fn opens_bucket(now: Instant) -> TokenBucket {
+    TokenBucket::new(OPENS_AT_ONCE, interval(OPENS_PER_SECOND), now)
 }
 
 /// A session in words.

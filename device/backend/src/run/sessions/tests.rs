@@ -226,17 +226,25 @@ fn processes_that_may_not_are_told_why() {
 #[test]
 fn a_flood_of_opens_is_refused_and_ends() {
     let mut manager = Manager::new(&[]);
-    for id in 1..=OPENS_AT_ONCE {
-        manager.hear(id, open(0)).unwrap();
-    }
-    let (_, last) = manager.take().pop().unwrap();
-    assert_eq!(last, Payload::Close(Reason::Flood));
-    manager.now += 2 * interval(OPENS_PER_SECOND);
-    manager.hear(99, open(1001)).unwrap();
+    let mut flood = |uid| {
+        for id in 1..=OPENS_AT_ONCE + 1 {
+            manager.hear(id, open(uid)).unwrap();
+            manager.hear(id, Payload::Close(Reason::Closed)).unwrap();
+        }
+        let last = manager.take().pop();
+        assert_eq!(last.unwrap().1, Payload::Close(Reason::Flood));
+    };
+    flood(0);
+    flood(1000);
+    manager.hear(98, open(1001)).unwrap();
+    assert!(manager.take().is_empty(), "the flood is not this service's");
+    manager.now += interval(OPENS_PER_SECOND);
+    manager.hear(99, open(1000)).unwrap();
     assert!(
         manager.take().is_empty(),
         "the flood has not closed the door for ever"
     );
+    manager.hear(0, hello()).unwrap();
 }
 
 #[test]
