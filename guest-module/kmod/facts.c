@@ -59,6 +59,9 @@ static bool read_digest(struct file *file, u8 digest[SHA256_DIGEST_SIZE])
 
 	if (i_size_read(file_inode(file)) > MAX_EXE_BYTES || !__ratelimit(&reads))
 		return false;
+	/* At hand if IMA measures what is executed; else IMA hashes it now, and remembers nothing. */
+	if (ima_file_hash(file, digest, SHA256_DIGEST_SIZE) == HASH_ALGO_SHA256)
+		return true;
 	chunk = kvmalloc(CHUNK_BYTES, GFP_KERNEL);
 	if (!chunk)
 		return false;
@@ -82,9 +85,6 @@ static bool exe_digest(struct file *file, u8 digest[SHA256_DIGEST_SIZE])
 	bool known = false;
 	unsigned int i;
 
-	/* IMA has it at hand if it measures what is executed. */
-	if (ima_file_hash(file, digest, SHA256_DIGEST_SIZE) == HASH_ALGO_SHA256)
-		return true;
 	if (mutex_lock_killable(&hashing))
 		return false;
 	for (i = 0; i < REMEMBERED && !known; i++) {
