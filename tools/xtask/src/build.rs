@@ -12,7 +12,7 @@ use crate::setup::{self, Purpose, command_path, guest_kernel};
 use crate::workspace::{cargo, root, shown, target};
 
 /// Target of programs that run in guests.
-pub const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// How Rust programs are linked that run in any guest.
 const STATIC: &str = "-C target-feature=+crt-static";
@@ -48,25 +48,8 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
         "-p",
         "sivshm-ca",
     ]))?;
-    let guest = target()?.join("guest");
-    shown(
-        cargo()?
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--target",
-                GUEST_TARGET,
-                "-p",
-                "sivshm-examples",
-                "-p",
-                "sivshm-hostile",
-            ])
-            .env("RUSTFLAGS", STATIC)
-            .env("CARGO_TARGET_DIR", &guest),
-    )?;
-    let programs = guest.join(GUEST_TARGET).join("release");
-    c_programs(&guest, &programs)?;
+    let programs = guest_programs(&["sivshm-examples", "sivshm-hostile"])?;
+    c_programs(&programs)?;
     let artifacts = Artifacts {
         bin: collect(
             "bin",
@@ -84,15 +67,30 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
     Ok(artifacts)
 }
 
+/// Builds the programs of packages so that they run in any guest, and returns their folder.
+pub fn guest_programs(packages: &[&str]) -> Result<PathBuf> {
+    shown(guest_cargo("build")?.args(packages.iter().flat_map(|package| ["-p", package])))?;
+    Ok(guest_target()?.join(GUEST_TARGET).join("release"))
+}
+
+/// Cargo's folder for what runs in guests.
+fn guest_target() -> Result<PathBuf> {
+    Ok(target()?.join("guest"))
+}
+
+/// A `cargo` command that builds static programs.
+fn guest_cargo(subcommand: &str) -> Result<Command> {
+    let mut cargo = cargo()?;
+    cargo
+        .args([subcommand, "--quiet", "--release", "--target", GUEST_TARGET])
+        .env("RUSTFLAGS", STATIC)
+        .env("CARGO_TARGET_DIR", guest_target()?);
+    Ok(cargo)
+}
+
 /// Builds the C examples as their comments say, static, against the C interface of libsivshm.
-fn c_programs(guest: &Path, out: &Path) -> Result<()> {
-    shown(
-        cargo()?
-            .args(["rustc", "--quiet", "--release", "--target", GUEST_TARGET])
-            .args(["-p", "libsivshm", "--crate-type", "staticlib"])
-            .env("RUSTFLAGS", STATIC)
-            .env("CARGO_TARGET_DIR", guest),
-    )?;
+fn c_programs(out: &Path) -> Result<()> {
+    shown(guest_cargo("rustc")?.args(["-p", "libsivshm", "--crate-type", "staticlib"]))?;
     let root = root()?;
     for name in ["echo", "say"] {
         let source = root

@@ -111,7 +111,7 @@ impl System<'_> {
     /// Runs the kernel's own build of the module whose sources are in `folder`.
     ///
     /// # Errors
-    /// It fails; warnings of the compiler are errors.
+    /// It fails; warnings of the compiler and of objtool are errors.
     pub fn make(self, kernel: &Path, folder: &Path) -> Result<(), KmodError> {
         let folder = fs::canonicalize(folder).map_err(at(folder))?;
         let (mut make, kernel, folder) = match self {
@@ -123,8 +123,11 @@ impl System<'_> {
                     Path::new("/").join(below)
                 };
                 let kernel = fs::canonicalize(kernel).map_err(at(kernel))?;
-                let mut make = Command::new("chroot");
-                make.arg(&root).arg("make");
+                // objtool looks into /proc; the mount ends with the command.
+                let mut make = Command::new("unshare");
+                make.args(["--fork", "--pid"]);
+                make.arg(joined("--mount-proc=", &root.join("proc")));
+                make.arg("chroot").arg(&root).arg("make");
                 (make, inside(&kernel), inside(&folder))
             }
         };
@@ -132,7 +135,16 @@ impl System<'_> {
         make.arg(joined("M=", &folder)).arg("KCFLAGS=-Werror");
         // 6.12 and later fail without pahole; nobody needs the module's BTF.
         make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
-        run(&mut make).map(drop)
+        let (output, complaints) = said(&mut make)?;
+        eprint!("{complaints}");
+        if complaints.contains("warning: objtool") {
+            // No flag makes it an error in every kernel.
+            return Err(KmodError::Failed {
+                program: "objtool".to_owned(),
+                output: output + &complaints,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -398,20 +410,27 @@ fn debian_source(version: &str, folder: &Path) -> Result<PathBuf, KmodError> {
 
 /// Runs a program to its end and returns what it wrote.
 fn run(command: &mut Command) -> Result<String, KmodError> {
+    let (output, complaints) = said(command)?;
+    // What it says although it succeeds is a warning.
+    eprint!("{complaints}");
+    Ok(output)
+}
+
+/// Runs a program to its end and returns what it wrote and what it complained of.
+fn said(command: &mut Command) -> Result<(String, String), KmodError> {
     let program = command.get_program().display().to_string();
     let ended = command.output().map_err(|source| KmodError::Start {
         program: program.clone(),
         source,
     })?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (output, complaints) = (text(&ended.stdout), text(&ended.stderr));
     if ended.status.success() {
-        // What it says although it succeeds is a warning.
-        eprint!("{}", text(&ended.stderr));
-        Ok(text(&ended.stdout))
+        Ok((output, complaints))
     } else {
         Err(KmodError::Failed {
             program,
-            output: text(&ended.stdout) + &text(&ended.stderr),
+            output: output + &complaints,
         })
     }
 }

@@ -8,8 +8,7 @@ use serde_json::Value;
 use sivshm_tests::artifacts::Artifacts;
 use sivshm_tests::process::output_of;
 
-use crate::build::{self, GUEST_TARGET};
-use crate::workspace::{cargo, shown, target};
+use crate::build;
 
 /// Built programs.
 #[derive(Debug)]
@@ -21,16 +20,11 @@ pub struct Programs {
 impl Programs {
     /// Builds `bench` beside the guest programs of `artifacts`.
     pub fn build(artifacts: Artifacts) -> Result<Self> {
-        let folder = target()?.join("guest");
-        shown(
-            cargo()?
-                .args(["build", "--quiet", "--release", "--target", GUEST_TARGET])
-                .args(["-p", "sivshm-bench"])
-                .env("RUSTFLAGS", "-C target-feature=+crt-static")
-                .env("CARGO_TARGET_DIR", &folder),
+        build::collect(
+            "programs",
+            &build::guest_programs(&["sivshm-bench"])?,
+            &["bench"],
         )?;
-        let built = folder.join(GUEST_TARGET).join("release");
-        build::collect("programs", &built, &["bench"])?;
         Ok(Self { artifacts })
     }
 
