@@ -15,7 +15,7 @@ use sivshm_abi::wire::Reader;
 use crate::attempt::load;
 
 /// Longest time to wait for a session's grants.
-const GRANTS_LIMIT: Duration = Duration::from_secs(5);
+const GRANTS_LIMIT: Duration = Duration::from_secs(20);
 
 /// Most grants that a list is read for here.
 const LISTED: u32 = 64;
