@@ -1,5 +1,6 @@
 //! SECURITY.md against the source: every test that it names exists, every path it names is there, and
-//! the one place where slices leave for a peer is the one that it says.
+//! the one place where slices leave for a peer is the one that it says. And the pages that the source
+//! names.
 
 #[cfg(test)]
 mod tests {
@@ -74,6 +75,31 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_page_that_the_source_names_exists() {
+        let mut named = 0;
+        for (path, text) in sources() {
+            for (at, _) in text.match_indices("docs/") {
+                let page: String = text
+                    .get(at..)
+                    .into_iter()
+                    .flat_map(str::chars)
+                    .take_while(|letter| letter.is_ascii_alphanumeric() || "/.-_".contains(*letter))
+                    .collect();
+                // A sentence may end behind the name.
+                let page = page.trim_end_matches('.');
+                if page.ends_with(".md") {
+                    named += 1;
+                    assert!(
+                        top().join(page).exists(),
+                        "{path} names {page}, which is not there"
+                    );
+                }
+            }
+        }
+        assert!(named > 20, "only {named} pages found: is the search right?");
     }
 
     #[test]

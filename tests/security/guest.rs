@@ -1,4 +1,4 @@
-//! A hostile process, and root, in a guest with SIVSHM's kernel module (docs/SECURITY.md; invariant
+//! A hostile process, and root, in a guest with SIVSHM's kernel module (SECURITY.md; invariant
 //! I4, and I5 for other VMs). `tests/hostile` has the attempts; this boots one guest for all of them.
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A hostile guest kernel (docs/SECURITY.md; invariants I1 and I5): one worker's guest loads a module
+//! A hostile guest kernel (SECURITY.md; invariants I1 and I5): one worker's guest loads a module
 //! that does what it likes with the VM's port and windows, and disturbs nobody else.
 //! `tests/hostile/kmod` has the attacks.
 

@@ -1,5 +1,5 @@
 //! A hostile VMM: what a program gets that runs where QEMU would, with a VM's user and descriptors
-//! (docs/SECURITY.md; invariants I1, I2 and I5).
+//! (SECURITY.md; invariants I1, I2 and I5).
 //!
 //! One deployment is started once for all tests here; everything has ended before the first of them
 //! looks at what was found.

@@ -1,4 +1,4 @@
-//! The main job: a manager counts a byte in a file with the help of workers (docs/job.md).
+//! The main job: a manager counts a byte in a file with the help of workers.
 //!
 //! The same mapper and reducer run in guests and in host processes that stand in for VMs.
 

@@ -1,5 +1,6 @@
 //! The live attacks of the demo: the hostile program in a guest and in place of a VMM.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -50,6 +51,54 @@ pub fn as_vmm(deployment: &Deployment, vm: &str, other: &str) -> Result<Vec<Atta
     let mut party = hostile(deployment, vm, &arguments)?;
     party.wait_event("tried", SIEGE_LIMIT)?;
     Ok(attacks(party.lines()))
+}
+
+/// Tries to be taken for a peer by the device process of `victim`, as a process that has the user of
+/// another VM's device process but not its key: once of `dialer`, which has a link with it, and once
+/// of `stranger`, which has none. Needs root, to become those users.
+///
+/// # Errors
+/// If the attempts can't be made.
+pub fn as_peer(
+    deployment: &Deployment,
+    victim: &str,
+    dialer: &str,
+    stranger: Option<&str>,
+) -> Result<Vec<Attack>> {
+    let status = deployment.status()?;
+    let socket = deployment
+        .run_dir()
+        .join("peer")
+        .join(victim)
+        .with_extension("sock");
+    let parties = [
+        (Some(dialer), "key-less-peer"),
+        (stranger, "unplanned-peer"),
+    ];
+    let mut found = Vec::new();
+    for (vm, name) in parties
+        .into_iter()
+        .filter_map(|(vm, name)| Some((vm?, name)))
+    {
+        let proc = format!("/proc/{}", device(&status, vm)?);
+        let text = std::fs::read_to_string(format!("{proc}/status"))
+            .with_context(|| format!("can't look at {proc}"))?;
+        let id = |field: &str| {
+            let line = text.lines().find(|line| line.starts_with(field));
+            line.and_then(|line| line.split_whitespace().nth(1))
+                .map(str::to_owned)
+        };
+        let uid = id("Uid:").context("a process has a user")?;
+        let gid = id("Gid:").context("a process has a group")?;
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups", "--"]);
+        command.arg(deployment.artifacts().guest.join("hostile"));
+        command.args(["peer", name]).arg(&socket);
+        let mut party = Process::start(name, command)?;
+        party.finish(SIEGE_LIMIT)?;
+        found.extend(attacks(party.lines()));
+    }
+    Ok(found)
 }
 
 /// The hostile program in place of a VM's VMM.

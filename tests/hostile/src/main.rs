@@ -13,6 +13,7 @@ mod attempt;
 mod device;
 mod guest_root;
 mod guest_user;
+mod peer;
 mod report;
 mod rights;
 mod slices;
@@ -55,6 +56,13 @@ enum Party {
         #[command(subcommand)]
         role: vmm::Role,
     },
+    /// A process of the host under the user of a device process, without its key.
+    Peer {
+        /// What it is called in its attempts.
+        name: String,
+        /// The socket of the device process that is to take it for a peer.
+        socket: std::path::PathBuf,
+    },
     /// A process of the host under the user of a device process.
     DeviceUser {
         /// The device process.
@@ -87,6 +95,7 @@ fn main() -> std::process::ExitCode {
                 return (errno as u8).into();
             }
         }
+        Party::Peer { name, socket } => peer::run(&name, &socket),
         // The same user may signal it: that is all that a user means here.
         Party::DeviceUser { device } => {
             vmm::processes::run_without("device-of-the-same-user", device, &["kill"]);

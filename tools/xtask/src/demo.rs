@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> Result<()> {
     report.print();
     if report.isolation == "development" {
         println!(
-            "development mode: one user for all VMs, so the attacks of a VMM, which it does not stop, were not tried"
+            "development mode: one user for all VMs, so the attacks of a VMM and of a peer, which need users of their own, were not tried"
         );
     }
     if let Some(json) = &args.json {
@@ -176,6 +176,10 @@ fn serve(
         bar.set_message("attacks of a VMM");
         let found = siege::as_vmm(deployment, "worker-1", "manager")?;
         attacks.extend(found.iter().map(|found| line("VMM", found)));
+        bar.set_message("attacks of a peer");
+        let stranger = (job.workers > 1).then_some("worker-2");
+        let found = siege::as_peer(deployment, "worker-1", "manager", stranger)?;
+        attacks.extend(found.iter().map(|found| line("peer", found)));
     }
     bar.set_message("ending");
     deployment.down()?;
