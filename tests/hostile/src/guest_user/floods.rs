@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::attempt::{attempt_as, become_user, ended, spawn, store};
@@ -32,6 +34,9 @@ pub fn run(options: Options) {
     });
     attack("hold-all-sessions", Got::Errno(Errno::EUSERS), got, before);
 
+    let got = beside_a_hoarder(writes);
+    attack("open-beside-a-hoarder", Got::Success, got, before);
+
     event("flood-started");
     let until = Instant::now() + Duration::from_secs(options.flood);
     // A stranger opens and closes, and holds what it can get.
@@ -52,6 +57,27 @@ pub fn run(options: Options) {
     attack("session-during-a-flood", Got::Success, service, before);
     event("flood-ended");
     attack("open-after-a-flood", Got::Success, writes(), before);
+}
+
+/// What `body` gets while a stranger holds every session that it can have.
+fn beside_a_hoarder(body: impl FnOnce() -> Got) -> Got {
+    let hoarder = spawn(|| {
+        become_user(STRANGER)?;
+        let _held: Vec<_> = (0..TOO_MANY).map_while(|_| Session::open().ok()).collect();
+        raise(Signal::SIGSTOP)
+    });
+    let hoarder = match hoarder {
+        Ok(hoarder) => hoarder,
+        Err(errno) => return Got::Errno(errno),
+    };
+    let got = match waitpid(hoarder, Some(WaitPidFlag::WUNTRACED)) {
+        Ok(WaitStatus::Stopped(..)) => body(),
+        _ => Got::Absent,
+    };
+    // It can't have ended: nobody else continues it.
+    let _ = kill(hoarder, Signal::SIGKILL);
+    ended(hoarder);
+    got
 }
 
 /// Repeats `body` as a user, whatever it gets.

@@ -29,8 +29,8 @@ const WAYS: &[(&str, Way, Errno)] = &[
 
 pub fn run(writes: Got) {
     for (name, way, wanted) in WAYS {
-        let ordinary = attempt_as(SERVICE, || way(address(&anonymous(PAGE)?)));
-        let got = scene(|s| way(address(&s.map(&s.writable()?, RW)?)));
+        let ordinary = attempt_as(SERVICE, || way(present(&anonymous(PAGE)?)));
+        let got = scene(|s| way(present(&s.map(&s.writable()?, RW)?)));
         attack(name, Got::Errno(*wanted), got, ordinary);
     }
     let ordinary = peek(|| Ok(((), anonymous(PAGE)?)));
@@ -43,7 +43,9 @@ pub fn run(writes: Got) {
     attack("core-dump", Got::Absent, core_dump(), writes);
 }
 
-fn address(m: &Mapped) -> usize {
+/// The address of a page, which is in the page table from here on.
+fn present(m: &Mapped) -> usize {
+    store(m.start, 1);
     m.start.as_ptr() as usize
 }
 
@@ -78,7 +80,7 @@ fn peek<T>(page: impl FnOnce() -> nix::Result<(T, Mapped)>) -> Got {
         let child = spawn(|| {
             let (_held, page) = page()?;
             theirs
-                .write_all(&address(&page).to_le_bytes())
+                .write_all(&present(&page).to_le_bytes())
                 .map_err(errno_of)?;
             raise(Signal::SIGSTOP)
         })?;
