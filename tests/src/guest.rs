@@ -84,14 +84,21 @@ impl<'a> Image<'a> {
         Ok(self)
     }
 
-    /// Adds a module of the guest kernel and what it depends on, to be loaded before the script.
+    /// Adds a module of the guest kernel and what it depends on, to be loaded before the script,
+    /// unless the kernel has it built in.
     ///
     /// # Errors
-    /// If the kernel's modules hold none of that name.
+    /// If the kernel has none of that name.
     pub fn kernel_module(mut self, name: &str) -> Result<Self> {
-        let table = self.vm.modules.join("modules.dep");
-        let table = fs::read_to_string(&table)
-            .with_context(|| format!("can't read {}", table.display()))?;
+        let read = |table: &str| {
+            let table = self.vm.modules.join(table);
+            fs::read_to_string(&table).with_context(|| format!("can't read {}", table.display()))
+        };
+        let built_in = read("modules.builtin")?;
+        if built_in.lines().any(|path| module_name(path) == name) {
+            return Ok(self);
+        }
+        let table = read("modules.dep")?;
         let line = table
             .lines()
             .find(|line| module_name(line.split(':').next().unwrap_or_default()) == name)

@@ -16,8 +16,30 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 /// The release whose compiler builds for all kernels below.
 const RELEASE: &str = "trixie";
 
-/// Each kernel by the beginning of its version, and the suite that has its newest build.
-const KERNELS: [(&str, &str); 2] = [("6.12.", RELEASE), ("7.", "trixie-backports")];
+/// A line of kernels that the module is for.
+struct Line {
+    /// What its versions begin with.
+    beginning: &'static str,
+    /// The suite that has its newest build.
+    suite: &'static str,
+    /// QEMU's processor model, if not the one that `sivshm run` takes.
+    cpu: Option<&'static str>,
+}
+
+const LINES: [Line; 2] = [
+    Line {
+        beginning: "6.12.",
+        suite: RELEASE,
+        // Under emulation by QEMU 7.2 with `-cpu max` one boot in five ends in a random oops, with
+        // nothing of ours loaded; with this one 35 of 35 come to their end.
+        cpu: Some("Nehalem"),
+    },
+    Line {
+        beginning: "7.",
+        suite: "trixie-backports",
+        cpu: None,
+    },
+];
 
 /// The tests that boot a guest with the module.
 const TESTS: [&str; 3] = ["functional_vm", "security_guest", "security_guest_kernel"];
@@ -46,7 +68,12 @@ pub fn run(args: &Args) -> Result<()> {
     let artifacts = build::all(true)?;
     let chroot = target()?.join("kernels").join(RELEASE);
     debootstrap(&chroot)?;
-    for (beginning, suite) in KERNELS {
+    for Line {
+        beginning,
+        suite,
+        cpu,
+    } in LINES
+    {
         if !beginning.starts_with(&args.only) && !args.only.starts_with(beginning) {
             continue;
         }
@@ -61,7 +88,10 @@ pub fn run(args: &Args) -> Result<()> {
         println!("Linux {version}");
         let mut artifacts = artifacts.clone();
         let vm = artifacts.vm.take().context("built for VMs")?;
-        artifacts.vm = Some(modules(&chroot, &version, vm)?);
+        artifacts.vm = Some(VmArtifacts {
+            cpu: cpu.map(str::to_owned),
+            ..modules(&chroot, &version, vm)?
+        });
         println!("Linux {version}: the module builds without a warning");
         if args.no_tests {
             continue;
@@ -97,9 +127,9 @@ fn debootstrap(chroot: &Path) -> Result<()> {
             .arg(&unfinished)
             .arg(MIRROR),
     )?;
-    let suites: String = KERNELS
+    let suites: String = LINES
         .iter()
-        .map(|(_, suite)| format!("deb {MIRROR} {suite} main\n"))
+        .map(|line| format!("deb {MIRROR} {} main\n", line.suite))
         .collect();
     std::fs::write(unfinished.join("etc/apt/sources.list"), suites)?;
     Ok(std::fs::rename(&unfinished, chroot)?)
