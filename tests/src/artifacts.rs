@@ -26,8 +26,6 @@ pub struct Artifacts {
 pub struct VmArtifacts {
     /// QEMU's binary.
     pub qemu: PathBuf,
-    /// QEMU's processor model, for a kernel that the one which `sivshm run` takes does not boot.
-    pub cpu: Option<String>,
     /// The guest kernel's image.
     pub kernel: PathBuf,
     /// The guest kernel's modules, `/lib/modules/VERSION`.

@@ -99,9 +99,6 @@ impl Guest {
             "console=ttyS0 panic=-1 quiet loglevel=3 {}",
             self.kernel_args
         ));
-        if let Some(cpu) = &vm.cpu {
-            command.args(["-cpu", cpu]);
-        }
         command.args(&self.qemu_args);
         Ok(Vm {
             process: Process::start(&self.vm, command)?,

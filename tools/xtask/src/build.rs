@@ -129,7 +129,6 @@ fn vm() -> Result<VmArtifacts> {
         busybox: command_path("busybox").context("no busybox is installed")?,
         sivshm_ko: kmod::build(&root()?, kmod::System::Host, &headers, &out)?,
         hostile_ko: hostile_module(kmod::System::Host, &headers, &out.join("hostile"))?,
-        cpu: None,
         kernel,
         modules,
     })
