@@ -25,6 +25,7 @@ mod tests {
     use sivshm_tests::input;
     use sivshm_tests::job::Job;
     use sivshm_tests::process::{Process, output_of};
+    use sivshm_tests::siege::{self, hostile};
 
     /// Longest time for one hostile program to try everything.
     const LIMIT: Duration = Duration::from_secs(60);
@@ -126,27 +127,7 @@ mod tests {
         plan: &Plan,
         attacks: &mut Vec<Attack>,
     ) -> Result<[Sight; 2]> {
-        let mut other = hostile(deployment, "worker-2", &["hold"])?;
-        other.wait_event("holding", LIMIT)?;
-        let status = deployment.status()?;
-        let run_dir = deployment.run_dir().display().to_string();
-        let arguments = [
-            "alone",
-            "--run-dir",
-            &run_dir,
-            "--vm",
-            "worker-1",
-            "--other",
-            "worker-2",
-            "--other-vmm",
-            &other.id().to_string(),
-            "--other-device",
-            &device(&status, "worker-2")?,
-            "--own-device",
-            &device(&status, "worker-1")?,
-        ];
-        let mut hostile = hostile(deployment, "worker-1", &arguments)?;
-        hostile.wait_event("tried", LIMIT)?;
+        let [hostile, other] = siege::as_vmm(deployment, "worker-1", "worker-2")?;
         attacks.extend(self::attacks(hostile.lines()));
         let sights = [
             Sight::of(&hostile, plan, &["worker-1"])?,
@@ -240,15 +221,6 @@ mod tests {
         })
     }
 
-    /// Starts a hostile program in place of a VM's VMM.
-    fn hostile(deployment: &Deployment, vm: &str, arguments: &[&str]) -> Result<Process> {
-        let mut command = deployment.run(vm);
-        command.args(["--attach", "--"]);
-        command.arg(deployment.artifacts().guest.join("hostile"));
-        command.arg("vmm").args(arguments);
-        Process::start(vm, command)
-    }
-
     /// Ends VMMs, and waits until their VMs can be run again.
     fn end<const N: usize>(deployment: &Deployment, processes: [Process; N]) -> Result<()> {
         drop(processes);
@@ -265,12 +237,6 @@ mod tests {
 
     fn vms(status: &Value) -> Result<&Vec<Value>> {
         status["vms"].as_array().context("the status has no VMs")
-    }
-
-    fn device(status: &Value, vm: &str) -> Result<String> {
-        let vm = vms(status)?.iter().find(|line| line["name"] == vm);
-        let device = vm.and_then(|vm| vm["device_pid"].as_u64());
-        Ok(device.context("a device process is down")?.to_string())
     }
 
     /// VMs whose device process does not answer.

@@ -24,12 +24,13 @@ pub const IN_GUEST: Afterwards<'static> = Afterwards {
     qemu_args: &FOREIGN_FUNCTIONS,
 };
 
-/// Tries what the VMM of `vm` can try by itself, while the VMM of `other` runs. Needs users of their
-/// own for both: in development mode a VMM is not confined.
+/// Tries what the VMM of `vm` can try by itself, while the VMM of `other` runs, and gives both, the
+/// hostile one first, which has come to its end. Needs users of their own for both: in development
+/// mode a VMM is not confined.
 ///
 /// # Errors
 /// If one of the two can't be started or does not come to its end.
-pub fn as_vmm(deployment: &Deployment, vm: &str, other: &str) -> Result<Vec<Attack>> {
+pub fn as_vmm(deployment: &Deployment, vm: &str, other: &str) -> Result<[Process; 2]> {
     let mut victim = hostile(deployment, other, &["hold"])?;
     victim.wait_event("holding", SIEGE_LIMIT)?;
     let status = deployment.status()?;
@@ -50,7 +51,7 @@ pub fn as_vmm(deployment: &Deployment, vm: &str, other: &str) -> Result<Vec<Atta
     ];
     let mut party = hostile(deployment, vm, &arguments)?;
     party.wait_event("tried", SIEGE_LIMIT)?;
-    Ok(attacks(party.lines()))
+    Ok([party, victim])
 }
 
 /// Tries to be taken for a peer by the device process of `victim`, as a process that has the user of
@@ -102,13 +103,16 @@ pub fn as_peer(
 }
 
 /// The hostile program in place of a VM's VMM.
-fn hostile(deployment: &Deployment, vm: &str, arguments: &[&str]) -> Result<Process> {
+///
+/// # Errors
+/// If it can't be started.
+pub fn hostile(deployment: &Deployment, vm: &str, arguments: &[&str]) -> Result<Process> {
     let mut command = deployment.run(vm);
     command
         .args(["--attach", "--"])
         .arg(deployment.artifacts().guest.join("hostile"));
     command.arg("vmm").args(arguments);
-    Process::start(&format!("hostile VMM of {vm}"), command)
+    Process::start(vm, command)
 }
 
 /// The process id of a VM's device process.

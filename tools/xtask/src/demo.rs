@@ -174,8 +174,12 @@ fn serve(
     let status = deployment.status()?;
     if nix::unistd::geteuid().is_root() {
         bar.set_message("attacks of a VMM");
-        let found = siege::as_vmm(deployment, "worker-1", "manager")?;
-        attacks.extend(found.iter().map(|found| line("VMM", found)));
+        let [vmm, _manager] = siege::as_vmm(deployment, "worker-1", "manager")?;
+        attacks.extend(
+            attack::attacks(vmm.lines())
+                .iter()
+                .map(|found| line("VMM", found)),
+        );
         bar.set_message("attacks of a peer");
         let stranger = (job.workers > 1).then_some("worker-2");
         let found = siege::as_peer(deployment, "worker-1", "manager", stranger)?;
