@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use ring::digest::{Context, SHA256};
 use sivshm_abi::directory::SliceId;
-use sivshm_abi::grant::{Kind, Part};
+use sivshm_abi::grant::{Integrity, Kind, Part};
 use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
 
 use crate::plan::{Channel, ChannelIndex, Digest, Process, ServiceRef, Slice, VmIndex};
@@ -97,16 +97,18 @@ impl Terms<'_> {
 
     fn channel(&self, to: &mut Encoder, channel: &Channel) {
         to.text(channel.name.as_str());
-        let (kind, slot_bytes, overwrite) = match channel.kind {
-            Kind::Region => ("region", 0, false),
+        let (kind, slot_bytes, overwrite, integrity) = match channel.kind {
+            Kind::Region => ("region", 0, false, Integrity::None),
             Kind::Ring {
                 slot_bytes,
                 overwrite,
-            } => ("ring", slot_bytes, overwrite),
+                integrity,
+            } => ("ring", slot_bytes, overwrite, integrity),
         };
         to.text(kind);
         to.int(slot_bytes.into());
         to.int(overwrite.into());
+        to.text(integrity.word());
         to.int(channel.bytes);
         self.end(to, &channel.from);
         to.count(channel.to.len());

@@ -4,7 +4,7 @@
 
 use std::fmt::Display;
 
-use sivshm_abi::grant::Kind;
+use sivshm_abi::grant::{Integrity, Kind};
 use sivshm_abi::name::{ServiceName, TrustDomain};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -148,6 +148,7 @@ fn channel(fields: &mut Fields<'_, '_, '_>) -> Option<ChannelTable> {
         Kind::Ring {
             slot_bytes: slot?.value,
             overwrite: overflow.is_some_and(|overflow| overflow.value == "overwrite"),
+            integrity: Integrity::None,
         }
     } else {
         let spans = [

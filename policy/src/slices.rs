@@ -83,8 +83,15 @@ impl Contents {
                 report.add(|| too_large(*span, extents.slice));
                 break;
             }
-            if let (Part::Data, Kind::Ring { slot_bytes, .. }) = (range.part, value.kind)
-                && slot_count(range.length, slot_bytes).is_none()
+            if let (
+                Part::Data,
+                Kind::Ring {
+                    slot_bytes,
+                    integrity,
+                    ..
+                },
+            ) = (range.part, value.kind)
+                && slot_count(range.length, slot_bytes, integrity).is_none()
             {
                 report.add(|| too_small(*span, value, range.length, slot_bytes));
             }

@@ -140,8 +140,8 @@ mod tests {
                     prop_assert_eq!((range.offset % PAGE_BYTES, range.length % PAGE_BYTES), (0, 0));
                     end = range.offset + range.length;
                     let kind = plan.channel(range.channel).unwrap().kind;
-                    if let (Part::Data, Kind::Ring { slot_bytes, .. }) = (range.part, kind) {
-                        prop_assert!(slot_count(range.length, slot_bytes).is_some());
+                    if let (Part::Data, Kind::Ring { slot_bytes, integrity, .. }) = (range.part, kind) {
+                        prop_assert!(slot_count(range.length, slot_bytes, integrity).is_some());
                     }
                 }
                 prop_assert!(end <= slice.bytes);

@@ -3,9 +3,10 @@
 #[cfg(test)]
 mod tests {
     use sivshm_abi::channel::{
-        ACK_BYTES, HEAD_BYTES, SLOT_ALIGN, SLOT_HEADER_BYTES, ack, head, slot, slot_count,
+        ACK_BYTES, HEAD_BYTES, SLOT_ALIGN, ack, head, slot, slot_count, slot_header_bytes,
         slot_stride,
     };
+    use sivshm_abi::grant::Integrity;
 
     const DOCUMENT: &str = include_str!("../../docs/channels.md");
 
@@ -68,7 +69,7 @@ mod tests {
             ("length", at(slot::LENGTH), Some(4)),
             ("reserved", 4, Some(4)),
             ("number", at(slot::NUMBER), Some(8)),
-            ("payload", SLOT_HEADER_BYTES, None),
+            ("payload", slot_header_bytes(Integrity::None), None),
         ];
         assert_eq!(fields("## 5. Ring"), expected);
         assert!(DOCUMENT.contains(&format!("Slots begin at multiples of {SLOT_ALIGN}.")));
@@ -80,8 +81,12 @@ mod tests {
         assert_eq!(examples.len(), 5);
         for row in examples {
             let payload = row[0].parse().unwrap();
-            assert_eq!(slot_stride(payload).to_string(), row[2], "{row:?}");
-            let slots = slot_count(row[1].parse().unwrap(), payload);
+            assert_eq!(
+                slot_stride(payload, Integrity::None).to_string(),
+                row[2],
+                "{row:?}"
+            );
+            let slots = slot_count(row[1].parse().unwrap(), payload, Integrity::None);
             let slots = slots.map_or("none".to_owned(), |slots| slots.to_string());
             assert_eq!(slots, row[3], "{row:?}");
         }

@@ -10,7 +10,7 @@ mod tests {
         Reason, SessionId,
     };
     use sivshm_abi::grant::{
-        Access, Generation, Grant, GrantId, GrantPeer, Kind, Part, RingId, Vector,
+        Access, Generation, Grant, GrantId, GrantPeer, Integrity, Kind, Part, RingId, Vector,
     };
     use sivshm_abi::limits::MAX_PCI_WINDOWS;
     use sivshm_abi::name::{ChannelName, VmName};
@@ -209,7 +209,7 @@ mod tests {
         compare(FRAMES, "### Header", &header.to_bytes(), &fields);
     }
 
-    fn compare_payload(heading: &str, payload: &Payload, fields: &[(&str, Vec<u8>)]) {
+    fn compare_payload(heading: &str, payload: &Payload<'_>, fields: &[(&str, Vec<u8>)]) {
         let mut space = [0xff; LONGEST_PAYLOAD_BYTES];
         let mut writer = Writer::new(&mut space);
         payload.write(&mut writer).unwrap();
@@ -268,6 +268,7 @@ mod tests {
             kind: Kind::Ring {
                 slot_bytes: 4096,
                 overwrite: true,
+                integrity: Integrity::Aead,
             },
             part: Part::Ack(1),
             readers: 2,

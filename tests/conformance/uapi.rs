@@ -7,7 +7,7 @@ mod tests {
 
     use sivshm_abi::frame::REASONS;
     use sivshm_abi::grant::{
-        Access, Generation, Grant, GrantId, GrantPeer, Kind, Part, RingId, Vector,
+        Access, Generation, Grant, GrantId, GrantPeer, Integrity, Kind, Part, RingId, Vector,
     };
     use sivshm_abi::limits::GRANT_OFFSET_SHIFT;
     use sivshm_abi::name::{ChannelName, VmName};
@@ -190,6 +190,7 @@ mod tests {
             kind: Kind::Ring {
                 slot_bytes: 0x0303_0303,
                 overwrite: true,
+                integrity: Integrity::Aead,
             },
             part: Part::Ack(4),
             readers: 5,

@@ -5,6 +5,7 @@
 //! in a slice that this reader writes. Nothing here is read from shared memory: geometry comes
 //! from the grant.
 
+use crate::grant::Integrity;
 use crate::limits::PAGE_BYTES;
 
 /// Fields of a writer's head page, as byte offsets. All are 64-bit.
@@ -34,8 +35,14 @@ pub mod ack {
 pub mod slot {
     /// Bytes of the payload, 32-bit; a consumer clamps it to what the grant holds.
     pub const LENGTH: usize = 0;
+    /// `crc32c`: CRC-32C of the slot, 32-bit.
+    pub const CRC: usize = 4;
     /// Number of the slot, 64-bit, from 1 in each epoch; 0 while it is being overwritten.
     pub const NUMBER: usize = 8;
+    /// `crc32c`: identifier of channel and epoch, 64-bit.
+    pub const IDENTIFIER: usize = 16;
+    /// `aead`: the tag, 16 bytes.
+    pub const TAG: usize = 16;
 }
 
 /// Bytes of the head page.
@@ -44,22 +51,28 @@ pub const HEAD_BYTES: u64 = PAGE_BYTES;
 /// Bytes of an acknowledgement line: a page of its own, so that a grant can cover exactly it.
 pub const ACK_BYTES: u64 = PAGE_BYTES;
 
-/// Bytes in front of each slot's payload: the fields of [`slot`].
-pub const SLOT_HEADER_BYTES: u64 = 16;
+/// Bytes in front of each slot's payload: the fields of [`slot`] that its integrity suite has.
+#[must_use]
+pub const fn slot_header_bytes(integrity: Integrity) -> u64 {
+    match integrity {
+        Integrity::None => 16,
+        Integrity::Crc32c | Integrity::Aead => 32,
+    }
+}
 
 /// Slots start at multiples of this, one cache line.
 pub const SLOT_ALIGN: u64 = 64;
 
 /// Bytes from one slot to the next for payloads of `slot_bytes`.
 #[must_use]
-pub const fn slot_stride(slot_bytes: u32) -> u64 {
-    (SLOT_HEADER_BYTES + slot_bytes as u64).next_multiple_of(SLOT_ALIGN)
+pub const fn slot_stride(slot_bytes: u32, integrity: Integrity) -> u64 {
+    (slot_header_bytes(integrity) + slot_bytes as u64).next_multiple_of(SLOT_ALIGN)
 }
 
 /// Slots that fit a channel's range of `length` bytes: a power of two, or none if not even two fit.
 #[must_use]
-pub const fn slot_count(length: u64, slot_bytes: u32) -> Option<u64> {
-    let slots = length.saturating_sub(HEAD_BYTES) / slot_stride(slot_bytes);
+pub const fn slot_count(length: u64, slot_bytes: u32, integrity: Integrity) -> Option<u64> {
+    let slots = length.saturating_sub(HEAD_BYTES) / slot_stride(slot_bytes, integrity);
     if slots < 2 {
         None
     } else {
@@ -79,12 +92,15 @@ mod tests {
 
     #[test]
     fn slots_fit_their_range() {
-        assert_eq!(slot_stride(48), 64);
-        assert_eq!(slot_stride(49), 128);
-        assert_eq!(slot_count(HEAD_BYTES + 4 * 64, 48), Some(4));
-        assert_eq!(slot_count(HEAD_BYTES + 7 * 64, 48), Some(4));
-        assert_eq!(slot_count(HEAD_BYTES + 64, 48), None);
-        assert_eq!(slot_count(0, 48), None);
+        const NONE: Integrity = Integrity::None;
+        assert_eq!(slot_stride(48, NONE), 64);
+        assert_eq!(slot_stride(48, Integrity::Crc32c), 128);
+        assert_eq!(slot_stride(32, Integrity::Aead), 64);
+        assert_eq!(slot_stride(49, NONE), 128);
+        assert_eq!(slot_count(HEAD_BYTES + 4 * 64, 48, NONE), Some(4));
+        assert_eq!(slot_count(HEAD_BYTES + 7 * 64, 48, NONE), Some(4));
+        assert_eq!(slot_count(HEAD_BYTES + 64, 48, NONE), None);
+        assert_eq!(slot_count(0, 48, NONE), None);
         assert_eq!(region_bytes(100), 0);
     }
 }

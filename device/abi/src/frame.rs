@@ -2,7 +2,7 @@
 //! `docs/control-frames.md`).
 
 use crate::grant::{Generation, Grant, GrantId};
-use crate::limits::MAX_PAYLOAD_BYTES;
+use crate::limits::{MAX_DATA_BYTES, MAX_PAYLOAD_BYTES};
 use crate::wire::{Malformed, NoSpace, Reader, Writer};
 
 /// Number of a session, chosen by the guest's gate; 0 is the connection itself. A number is not
@@ -10,13 +10,15 @@ use crate::wire::{Malformed, NoSpace, Reader, Writer};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionId(pub u32);
 
-/// Type of a frame. Numbers 2 and 7 are reserved for the service handshake.
+/// Type of a frame.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum FrameType {
     /// Guest to host, session 0: the driver has (re)started; every earlier session is gone.
     Hello,
     /// Guest to host: a process has opened `/dev/sivshm`.
     Open,
+    /// Either way: bytes of the session's TLS connection with the device process.
+    Data,
     /// Host to guest: a range is granted to the session.
     Grant,
     /// Host to guest: a grant has ended.
@@ -25,15 +27,19 @@ pub enum FrameType {
     Revoked,
     /// Either way: the session has ended.
     Close,
+    /// Either way: the sender of this has consumed `DATA` and lets the other send that much more.
+    Ring,
 }
 
 /// Every frame type with its number and name, for the dispatch, the documents and their test.
 pub const FRAME_TYPES: &[(FrameType, u16, &str)] = &[
     (FrameType::Open, 1, "OPEN"),
+    (FrameType::Data, 2, "DATA"),
     (FrameType::Grant, 3, "GRANT"),
     (FrameType::Revoke, 4, "REVOKE"),
     (FrameType::Revoked, 5, "REVOKED"),
     (FrameType::Close, 6, "CLOSE"),
+    (FrameType::Ring, 7, "RING"),
     (FrameType::Hello, 8, "HELLO"),
 ];
 
@@ -43,10 +49,12 @@ impl FrameType {
     pub const fn code(self) -> u16 {
         match self {
             Self::Open => 1,
+            Self::Data => 2,
             Self::Grant => 3,
             Self::Revoke => 4,
             Self::Revoked => 5,
             Self::Close => 6,
+            Self::Ring => 7,
             Self::Hello => 8,
         }
     }
@@ -129,6 +137,18 @@ pub enum Reason {
     Flood,
     /// The other side broke the protocol.
     Protocol,
+    /// The service did not prove with an SVID who it is.
+    Unproved,
+    /// An SVID that the grant stands on has ended.
+    Expired,
+    /// An SVID that the grant stands on is on the revocation list.
+    Withdrawn,
+    /// The policy in force does not have the channel any more.
+    Policy,
+    /// The service at the other end closed the channel or its session.
+    OtherEnd,
+    /// The other side did not complete the channel's opening in time.
+    Incomplete,
 }
 
 /// Every reason with its number and the words shown to a person.
@@ -148,6 +168,28 @@ pub const REASONS: &[(Reason, u16, &str)] = &[
     ),
     (Reason::Flood, 6, "a limit was exceeded"),
     (Reason::Protocol, 7, "the control protocol was broken"),
+    (
+        Reason::Unproved,
+        8,
+        "the service did not prove by an SVID who it is",
+    ),
+    (Reason::Expired, 9, "an SVID has ended; renew it"),
+    (Reason::Withdrawn, 10, "an SVID is on the revocation list"),
+    (
+        Reason::Policy,
+        11,
+        "the policy in force does not have the channel any more",
+    ),
+    (
+        Reason::OtherEnd,
+        12,
+        "the service at the other end closed the channel",
+    ),
+    (
+        Reason::Incomplete,
+        13,
+        "the other side did not complete the opening in time",
+    ),
 ];
 
 impl Reason {
@@ -162,6 +204,12 @@ impl Reason {
             Self::RoleTaken => 5,
             Self::Flood => 6,
             Self::Protocol => 7,
+            Self::Unproved => 8,
+            Self::Expired => 9,
+            Self::Withdrawn => 10,
+            Self::Policy => 11,
+            Self::OtherEnd => 12,
+            Self::Incomplete => 13,
         }
     }
 
@@ -200,9 +248,9 @@ pub struct Facts {
     pub exe_sha256: Option<[u8; 32]>,
 }
 
-/// Payload of a frame, by type.
+/// Payload of a frame, by type; the bytes of `DATA` stay where they were read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Payload {
+pub enum Payload<'a> {
     /// `HELLO`: ABI version of the driver and random identifier of the guest's boot.
     Hello {
         /// [`crate::directory::VERSION`] as the driver was built with.
@@ -212,6 +260,8 @@ pub enum Payload {
     },
     /// `OPEN`.
     Open(Facts),
+    /// `DATA`: 1 to [`MAX_DATA_BYTES`] bytes.
+    Data(&'a [u8]),
     /// `GRANT`.
     Grant(Grant),
     /// `REVOKE`.
@@ -232,22 +282,54 @@ pub enum Payload {
     },
     /// `CLOSE`.
     Close(Reason),
+    /// `RING`.
+    Ring {
+        /// Bytes of `DATA` that the receiver of this may send beyond what it could before.
+        credit: u32,
+    },
 }
 
-/// Longest payload of this version, in bytes: a grant's.
-pub const LONGEST_PAYLOAD_BYTES: usize = Grant::BYTES;
+/// Longest payload of this version, in bytes: that of `DATA`.
+pub const LONGEST_PAYLOAD_BYTES: usize = MAX_DATA_BYTES;
 
-impl Payload {
+const _: () = assert!(LONGEST_PAYLOAD_BYTES >= Grant::BYTES);
+
+impl<'a> Payload<'a> {
+    /// The payload by itself; none for `DATA`, whose bytes are elsewhere.
+    #[must_use]
+    pub const fn detached(self) -> Option<Payload<'static>> {
+        Some(match self {
+            Self::Data(_) => return None,
+            Self::Hello { version, boot } => Payload::Hello { version, boot },
+            Self::Open(facts) => Payload::Open(facts),
+            Self::Grant(grant) => Payload::Grant(grant),
+            Self::Revoke {
+                grant,
+                generation,
+                reason,
+            } => Payload::Revoke {
+                grant,
+                generation,
+                reason,
+            },
+            Self::Revoked { grant, generation } => Payload::Revoked { grant, generation },
+            Self::Close(reason) => Payload::Close(reason),
+            Self::Ring { credit } => Payload::Ring { credit },
+        })
+    }
+
     /// The frame type that carries this payload.
     #[must_use]
     pub const fn kind(&self) -> FrameType {
         match self {
             Self::Hello { .. } => FrameType::Hello,
             Self::Open(_) => FrameType::Open,
+            Self::Data(_) => FrameType::Data,
             Self::Grant(_) => FrameType::Grant,
             Self::Revoke { .. } => FrameType::Revoke,
             Self::Revoked { .. } => FrameType::Revoked,
             Self::Close(_) => FrameType::Close,
+            Self::Ring { .. } => FrameType::Ring,
         }
     }
 
@@ -268,6 +350,7 @@ impl Payload {
                 to.u32(u32::from(facts.exe_sha256.is_some()))?;
                 to.bytes(&facts.exe_sha256.unwrap_or_default())
             }
+            Self::Data(bytes) => to.bytes(bytes),
             Self::Grant(grant) => grant.write(to),
             Self::Revoke {
                 grant,
@@ -283,6 +366,7 @@ impl Payload {
                 to.u64(generation.0)
             }
             Self::Close(reason) => to.u16(reason.code()),
+            Self::Ring { credit } => to.u32(*credit),
         }
     }
 
@@ -290,7 +374,7 @@ impl Payload {
     ///
     /// # Errors
     /// Bytes missing, bytes left over, or a value that the type does not have.
-    pub fn read(kind: FrameType, bytes: &[u8]) -> Result<Self, Malformed> {
+    pub fn read(kind: FrameType, bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut from = Reader::new(bytes);
         let payload = match kind {
             FrameType::Hello => Self::Hello {
@@ -315,6 +399,13 @@ impl Payload {
                     exe_sha256,
                 })
             }
+            FrameType::Data => {
+                let bytes = from.bytes(from.left(), "data.bytes")?;
+                if bytes.is_empty() || bytes.len() > MAX_DATA_BYTES {
+                    return Err(Malformed::BadValue("data.bytes"));
+                }
+                Self::Data(bytes)
+            }
             FrameType::Grant => Self::Grant(Grant::read(&mut from)?),
             FrameType::Revoke => Self::Revoke {
                 grant: GrantId(from.u32("revoke.grant")?),
@@ -326,6 +417,9 @@ impl Payload {
                 generation: Generation(from.u64("revoked.generation")?),
             },
             FrameType::Close => Self::Close(Reason::from_code(from.u16("close.reason")?)?),
+            FrameType::Ring => Self::Ring {
+                credit: from.u32("ring.credit")?,
+            },
         };
         from.finish("frame")?;
         Ok(payload)
@@ -379,6 +473,8 @@ mod tests {
                 generation: Generation(2),
             },
             Payload::Close(Reason::Closed),
+            Payload::Data(&[7; MAX_DATA_BYTES]),
+            Payload::Ring { credit: 4096 },
         ];
         for payload in payloads {
             let mut space = [0; LONGEST_PAYLOAD_BYTES];
@@ -386,6 +482,15 @@ mod tests {
             payload.write(&mut writer).unwrap();
             let len = writer.written();
             assert_eq!(Payload::read(payload.kind(), &space[..len]), Ok(payload));
+        }
+    }
+
+    #[test]
+    fn data_is_neither_empty_nor_too_long() {
+        let too_long = [0; MAX_DATA_BYTES + 1];
+        for bytes in [&too_long[..0], &too_long] {
+            let read = Payload::read(FrameType::Data, bytes);
+            assert_eq!(read, Err(Malformed::BadValue("data.bytes")));
         }
     }
 

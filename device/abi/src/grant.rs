@@ -41,6 +41,61 @@ impl Access {
     }
 }
 
+/// What protects the slots of a ring beyond the one writer of every byte (DESIGN section 11).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Integrity {
+    /// Nothing: the bytes come from the writer's VM.
+    #[default]
+    None,
+    /// A counter, an identifier and CRC-32C: the communication faults of AUTOSAR E2E are detected.
+    Crc32c,
+    /// AES-128-GCM with the keys of the service handshake: the bytes come from the service, and
+    /// nobody between the two reads them.
+    Aead,
+}
+
+/// Every integrity suite with its number and the word of the policy.
+pub const INTEGRITIES: &[(Integrity, u8, &str)] = &[
+    (Integrity::None, 0, "none"),
+    (Integrity::Crc32c, 1, "crc32c"),
+    (Integrity::Aead, 2, "aead"),
+];
+
+impl Integrity {
+    /// The value on the wire.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Crc32c => 1,
+            Self::Aead => 2,
+        }
+    }
+
+    /// Reads the value on the wire.
+    ///
+    /// # Errors
+    /// Any other value.
+    pub const fn from_code(code: u8) -> Result<Self, Malformed> {
+        match code {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Crc32c),
+            2 => Ok(Self::Aead),
+            _ => Err(Malformed::BadValue("integrity")),
+        }
+    }
+
+    /// The word of the policy.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Crc32c => "crc32c",
+            Self::Aead => "aead",
+        }
+    }
+}
+
 /// How a channel's bytes are organised (DESIGN section 11, `docs/channels.md`).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Kind {
@@ -52,6 +107,8 @@ pub enum Kind {
         slot_bytes: u32,
         /// Whether a full ring makes the producer overwrite the oldest slot instead of wait.
         overwrite: bool,
+        /// What protects each slot.
+        integrity: Integrity,
     },
 }
 
@@ -145,12 +202,13 @@ impl Grant {
     /// # Errors
     /// [`NoSpace`] if the writer has less than [`Self::BYTES`] left.
     pub fn write(&self, to: &mut Writer<'_>) -> Result<(), NoSpace> {
-        let (kind, slot_bytes, overwrite) = match self.kind {
-            Kind::Region => (KIND_REGION, 0, 0),
+        let (kind, slot_bytes, overwrite, integrity) = match self.kind {
+            Kind::Region => (KIND_REGION, 0, 0, Integrity::None),
             Kind::Ring {
                 slot_bytes,
                 overwrite,
-            } => (KIND_RING, slot_bytes, u8::from(overwrite)),
+                integrity,
+            } => (KIND_RING, slot_bytes, u8::from(overwrite), integrity),
         };
         let (part, reader) = match self.part {
             Part::Data => (PART_DATA, 0),
@@ -178,7 +236,8 @@ impl Grant {
         to.bytes(&vm)?;
         to.u16(ring)?;
         to.u16(vector)?;
-        to.bytes(&[0; 12])
+        to.u8(integrity.code())?;
+        to.bytes(&[0; 11])
     }
 
     /// Reads a grant.
@@ -196,14 +255,6 @@ impl Grant {
         let access = Access::from_code(from.u8("grant.access")?)?;
         let window = from.u16("grant.window")?;
         let slot_bytes = from.u32("grant.slot_bytes")?;
-        let kind = match (kind, slot_bytes, overwrite) {
-            (KIND_REGION, 0, 0) => Kind::Region,
-            (KIND_RING, 1.., 0 | 1) => Kind::Ring {
-                slot_bytes,
-                overwrite: overwrite == 1,
-            },
-            _ => return Err(Malformed::BadValue("grant.kind")),
-        };
         let part = match (part, reader) {
             (PART_DATA, 0) => Part::Data,
             (PART_ACK, reader) if reader < readers => Part::Ack(reader),
@@ -219,7 +270,17 @@ impl Grant {
         let vm: [u8; VmName::FIELD_BYTES] = from.array("grant.peer")?;
         let ring = from.u16("grant.ring")?;
         let vector = from.u16("grant.vector")?;
-        if from.array::<12>("grant.reserved")? != [0; 12] {
+        let integrity = Integrity::from_code(from.u8("grant.integrity")?)?;
+        let kind = match (kind, slot_bytes, overwrite, integrity) {
+            (KIND_REGION, 0, 0, Integrity::None) => Kind::Region,
+            (KIND_RING, 1.., 0 | 1, _) => Kind::Ring {
+                slot_bytes,
+                overwrite: overwrite == 1,
+                integrity,
+            },
+            _ => return Err(Malformed::BadValue("grant.kind")),
+        };
+        if from.array::<11>("grant.reserved")? != [0; 11] {
             return Err(Malformed::BadValue("grant.reserved"));
         }
         let peer = if ring == NO_PEER {
@@ -268,6 +329,7 @@ mod tests {
             kind: Kind::Ring {
                 slot_bytes: 4096,
                 overwrite: false,
+                integrity: Integrity::Aead,
             },
             part: Part::Ack(1),
             readers: 2,

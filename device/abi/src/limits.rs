@@ -44,6 +44,15 @@ pub const MAX_READERS: usize = 255;
 /// Longest payload of a control frame, in bytes: one TLS record of 16 KiB less its framing fits.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024;
 
+/// Most handshake bytes that one `DATA` frame carries: a quarter of what a session may have under
+/// way, so that several sessions share a ring fairly.
+pub const MAX_DATA_BYTES: usize = 2048;
+
+/// Handshake bytes that may be under way in each direction of a session before the receiver gives
+/// credit (`RING`). The longest message of the service handshake and one of TLS's records around
+/// it fit, so that a reader that is woken once finds a message whole.
+pub const SESSION_CREDIT_BYTES: usize = 8 * 1024;
+
 /// Most frames one side handles each time it is woken, before it looks at its other duties.
 ///
 /// A full host-to-guest ring of the shortest frames holds 5461 of them; 256 of the shortest take
@@ -58,6 +67,8 @@ pub const GRANT_OFFSET_SHIFT: u32 = 34;
 /// Largest slice, in bytes: what one grant's offset space can address.
 pub const MAX_SLICE_BYTES: u64 = 1 << GRANT_OFFSET_SHIFT;
 
+const _: () = assert!(MAX_DATA_BYTES <= MAX_PAYLOAD_BYTES);
+const _: () = assert!(SESSION_CREDIT_BYTES.is_multiple_of(MAX_DATA_BYTES));
 const _: () = assert!(MAX_GRANTS >= 4 * MAX_PEERS);
 const _: () = assert!(MAX_WINDOWS >= 2 * MAX_PEERS);
 const _: () = assert!((MAX_GRANTS as u64) << GRANT_OFFSET_SHIFT < 1 << 62);

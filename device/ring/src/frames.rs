@@ -8,6 +8,7 @@ use core::fmt;
 
 use sivshm_abi::control;
 use sivshm_abi::frame::{FrameHeader, LONGEST_PAYLOAD_BYTES, Payload, SessionId};
+use sivshm_abi::grant::Grant;
 use sivshm_abi::wire::{Malformed, Writer};
 
 use crate::shared::{OutOfBounds, Shared, Word32};
@@ -75,8 +76,12 @@ const RING_LEN: usize = RING_BYTES as usize;
 
 const _: () = assert!(RING_BYTES as u64 == control::RING_BYTES);
 
-/// Longest frame of this version, in bytes.
-const LONGEST_FRAME_BYTES: usize = FrameHeader::BYTES + LONGEST_PAYLOAD_BYTES;
+/// Where [`ControlRings::receive`] puts the bytes of a frame before it judges them. Too large for a
+/// kernel's stack: keep it beside the rings.
+pub type Space = [u8; LONGEST_PAYLOAD_BYTES];
+
+/// Longest payload whose bytes are made here; those of `DATA` exist already.
+const LONGEST_MADE_BYTES: usize = Grant::BYTES;
 
 /// Both control rings, seen from one side.
 ///
@@ -147,28 +152,40 @@ impl ControlRings {
     ///
     /// # Errors
     /// [`SendError`]; nothing is sent then.
-    pub fn send(&mut self, session: SessionId, payload: &Payload) -> Result<(), SendError> {
-        let mut space = [0; LONGEST_FRAME_BYTES];
-        // The space is that of the longest frame: `Full` is unreachable here.
-        let frame = encode(session, payload, &mut space).ok_or(SendError::Full)?;
+    pub fn send(&mut self, session: SessionId, payload: &Payload<'_>) -> Result<(), SendError> {
+        let mut space = [0; LONGEST_MADE_BYTES];
+        // The space is that of the longest payload: `Full` is unreachable here.
+        let payload_bytes = encode(payload, &mut space).ok_or(SendError::Full)?;
+        let header = FrameHeader {
+            length: u32::try_from(payload_bytes.len()).map_err(|_| SendError::Full)?,
+            kind: payload.kind(),
+            session,
+        };
         let used = self.sent.wrapping_sub(self.outgoing.head.load()); // SYNC POINT: frame-consumed
         let free = RING_BYTES.checked_sub(used).ok_or(RingFault::Index)?;
-        let len = u32::try_from(frame.len()).map_err(|_| SendError::Full)?;
+        let len = HEADER_BYTES
+            .checked_add(header.length)
+            .ok_or(SendError::Full)?;
         if len > free {
             return Err(SendError::Full);
         }
-        self.outgoing.put(self.sent, frame)?;
+        let body = self.sent.wrapping_add(HEADER_BYTES);
+        self.outgoing.put(self.sent, &header.to_bytes())?;
+        self.outgoing.put(body, payload_bytes)?;
         self.sent = self.sent.wrapping_add(len);
         self.outgoing.tail.store(self.sent); // SYNC POINT: frame-produced
         Ok(())
     }
 
-    /// The next frame, if there is one.
+    /// The next frame, if there is one; the bytes of `DATA` are in `space` then.
     ///
     /// # Errors
     /// [`RingFault`]: the frame is not consumed, so that every later call fails as well until
     /// [`Self::reset`]. End the connection.
-    pub fn receive(&mut self) -> Result<Option<(SessionId, Payload)>, RingFault> {
+    pub fn receive<'s>(
+        &mut self,
+        space: &'s mut Space,
+    ) -> Result<Option<(SessionId, Payload<'s>)>, RingFault> {
         let tail = self.incoming.tail.load(); // SYNC POINT: frame-produced
         let available = tail.wrapping_sub(self.received);
         if available == 0 {
@@ -178,13 +195,12 @@ impl ControlRings {
             return Err(RingFault::Index);
         }
         let mut header = [0; FrameHeader::BYTES];
-        let mut payload = [0; LONGEST_PAYLOAD_BYTES];
         let mut frame_end = self.received;
         self.incoming.take(&mut frame_end, tail, &mut header)?;
         let header = FrameHeader::from_bytes(&header).map_err(RingFault::Frame)?;
         let payload = usize::try_from(header.length)
             .ok()
-            .and_then(|len| payload.get_mut(..len))
+            .and_then(|len| space.get_mut(..len))
             .ok_or(RingFault::Frame(Malformed::BadValue("frame.length")))?;
         self.incoming.take(&mut frame_end, tail, payload)?;
         let payload = Payload::read(header.kind, payload).map_err(RingFault::Frame)?;
@@ -194,23 +210,15 @@ impl ControlRings {
     }
 }
 
-/// The bytes of a frame, if `space` holds them.
-fn encode<'a>(
-    session: SessionId,
-    payload: &Payload,
-    space: &'a mut [u8; LONGEST_FRAME_BYTES],
-) -> Option<&'a [u8]> {
-    let (header, rest) = space.split_first_chunk_mut::<{ FrameHeader::BYTES }>()?;
-    let mut writer = Writer::new(rest);
+/// The bytes of a payload, if `space` holds those that are not there yet.
+fn encode<'a>(payload: &Payload<'a>, space: &'a mut [u8; LONGEST_MADE_BYTES]) -> Option<&'a [u8]> {
+    if let Payload::Data(bytes) = payload {
+        return Some(bytes);
+    }
+    let mut writer = Writer::new(space);
     payload.write(&mut writer).ok()?;
     let length = writer.written();
-    *header = FrameHeader {
-        length: u32::try_from(length).ok()?,
-        kind: payload.kind(),
-        session,
-    }
-    .to_bytes();
-    space.get(..FrameHeader::BYTES + length)
+    space.get(..length)
 }
 
 impl Ring {
@@ -259,6 +267,10 @@ impl Ring {
     }
 }
 
+/// Bytes of a frame's header, as indexes count them.
+const HEADER_BYTES: u32 = 12;
+const _: () = assert!(HEADER_BYTES as usize == FrameHeader::BYTES);
+
 /// Where in a ring's bytes an index points; always below [`RING_LEN`].
 const fn position(index: u32) -> usize {
     (index & (RING_BYTES - 1)) as usize
@@ -284,7 +296,11 @@ mod tests {
         (memory, host, guest)
     }
 
-    fn revoke(number: u32) -> Payload {
+    const fn space() -> Space {
+        [0; LONGEST_PAYLOAD_BYTES]
+    }
+
+    fn revoke(number: u32) -> Payload<'static> {
         Payload::Revoke {
             grant: GrantId(number),
             generation: Generation(u64::from(number) << 32),
@@ -301,14 +317,17 @@ mod tests {
                 .send(SessionId(number), &Payload::Close(Reason::Closed))
                 .unwrap();
             assert_eq!(
-                guest.receive(),
+                guest.receive(&mut space()),
                 Ok(Some((SessionId(number), revoke(number))))
             );
             let close = Payload::Close(Reason::Closed);
-            assert_eq!(host.receive(), Ok(Some((SessionId(number), close))));
+            assert_eq!(
+                host.receive(&mut space()),
+                Ok(Some((SessionId(number), close)))
+            );
         }
-        assert_eq!(guest.receive(), Ok(None));
-        assert_eq!(host.receive(), Ok(None));
+        assert_eq!(guest.receive(&mut space()), Ok(None));
+        assert_eq!(host.receive(&mut space()), Ok(None));
     }
 
     #[test]
@@ -322,10 +341,16 @@ mod tests {
         let bytes = FrameHeader::BYTES as u32 + 14;
         assert_eq!(sent, RING_BYTES / bytes);
         for number in 0..sent {
-            assert_eq!(guest.receive().unwrap().unwrap().1, revoke(number));
+            assert_eq!(
+                guest.receive(&mut space()).unwrap().unwrap().1,
+                revoke(number)
+            );
         }
         host.send(SessionId(1), &revoke(sent)).unwrap();
-        assert_eq!(guest.receive().unwrap().unwrap().1, revoke(sent));
+        assert_eq!(
+            guest.receive(&mut space()).unwrap().unwrap().1,
+            revoke(sent)
+        );
     }
 
     #[test]
@@ -334,12 +359,32 @@ mod tests {
         host.send(SessionId(1), &revoke(1)).unwrap();
         guest.send(SessionId(1), &revoke(2)).unwrap();
         let mut guest = ControlRings::new(memory.shared(), Side::Guest).unwrap();
-        assert_eq!(guest.receive(), Ok(None));
+        assert_eq!(guest.receive(&mut space()), Ok(None));
         guest.send(SessionId(2), &revoke(3)).unwrap();
         host.send(SessionId(2), &revoke(4)).unwrap();
-        assert_eq!(host.receive(), Ok(Some((SessionId(1), revoke(2)))));
-        assert_eq!(host.receive(), Ok(Some((SessionId(2), revoke(3)))));
-        assert_eq!(guest.receive(), Ok(Some((SessionId(2), revoke(4)))));
+        assert_eq!(
+            host.receive(&mut space()),
+            Ok(Some((SessionId(1), revoke(2))))
+        );
+        assert_eq!(
+            host.receive(&mut space()),
+            Ok(Some((SessionId(2), revoke(3))))
+        );
+        assert_eq!(
+            guest.receive(&mut space()),
+            Ok(Some((SessionId(2), revoke(4))))
+        );
+    }
+
+    #[test]
+    fn data_of_every_length_arrives_as_it_was_sent() {
+        let (_memory, mut host, mut guest) = pair();
+        let bytes: std::vec::Vec<u8> = (0..LONGEST_PAYLOAD_BYTES).map(|at| at as u8).collect();
+        for len in (1..=bytes.len()).rev().step_by(37) {
+            let data = Payload::Data(&bytes[..len]);
+            guest.send(SessionId(1), &data).unwrap();
+            assert_eq!(host.receive(&mut space()), Ok(Some((SessionId(1), data))));
+        }
     }
 
     #[test]
@@ -349,7 +394,10 @@ mod tests {
         guest.send(SessionId(1), &revoke(2)).unwrap();
         host.reset();
         let mut guest = ControlRings::new(memory.shared(), Side::Guest).unwrap();
-        assert_eq!((host.receive(), guest.receive()), (Ok(None), Ok(None)));
+        assert_eq!(
+            (host.receive(&mut space()), guest.receive(&mut space())),
+            (Ok(None), Ok(None))
+        );
     }
 
     #[test]
@@ -362,7 +410,7 @@ mod tests {
         guest_page
             .store_u32(control::TAIL as usize, RING_BYTES + 1)
             .unwrap();
-        assert_eq!(host.receive(), Err(RingFault::Index));
+        assert_eq!(host.receive(&mut space()), Err(RingFault::Index));
         guest_page.store_u32(control::HEAD as usize, 1).unwrap();
         assert_eq!(
             host.send(SessionId(1), &revoke(1)),
@@ -378,10 +426,10 @@ mod tests {
         for short in [1, 11, 12, 25] {
             memory.shared().store_u32(tail, short).unwrap();
             let truncated = RingFault::Frame(Malformed::Truncated("frame"));
-            assert_eq!(host.receive(), Err(truncated));
+            assert_eq!(host.receive(&mut space()), Err(truncated));
         }
         memory.shared().store_u32(tail, 26).unwrap();
-        assert!(host.receive().unwrap().is_some());
+        assert!(host.receive(&mut space()).unwrap().is_some());
     }
 
     proptest! {
@@ -407,10 +455,10 @@ mod tests {
                     shared.store_u32(at, value).unwrap();
                 }
                 let before = host.received;
-                match host.receive() {
+                match host.receive(&mut space()) {
                     Ok(Some(_)) => {
                         let taken = host.received.wrapping_sub(before) as usize;
-                        prop_assert!((FrameHeader::BYTES..=LONGEST_FRAME_BYTES).contains(&taken));
+                        prop_assert!((FrameHeader::BYTES..=FrameHeader::BYTES + LONGEST_PAYLOAD_BYTES).contains(&taken));
                     }
                     Ok(None) | Err(_) => prop_assert_eq!(host.received, before),
                 }

@@ -7,6 +7,7 @@
 
 use proptest::prelude::*;
 use sivshm_abi::channel::{ack, head, slot_stride};
+use sivshm_abi::grant::Integrity;
 use std::vec;
 use std::vec::Vec;
 
@@ -19,7 +20,7 @@ use crate::slots::{Consumer, Geometry, LoanError, Producer, ReceiveError, Receiv
 const PAGE: usize = 4096;
 const SLOT: u32 = 40;
 const SLOTS: usize = 4;
-const RANGE: usize = PAGE + SLOTS * slot_stride(SLOT) as usize;
+const RANGE: usize = PAGE + SLOTS * slot_stride(SLOT, Integrity::None) as usize;
 const EPOCH: u64 = 3;
 
 /// One range and the lines of two readers.
@@ -247,7 +248,7 @@ fn lies_of_a_peer_are_named() {
 /// What a hostile peer does to its memory between two calls of the other end.
 fn store_anything(memory: Shared, (place, value, small): (usize, u64, bool)) {
     // Mostly the words that mean something: the page's fields and the slots' headers.
-    let stride = slot_stride(SLOT) as usize;
+    let stride = slot_stride(SLOT, Integrity::None) as usize;
     let fields = [
         0,
         64,

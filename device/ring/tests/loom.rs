@@ -9,7 +9,8 @@
 
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use sivshm_abi::channel::{HEAD_BYTES, SLOT_HEADER_BYTES, ack, head, slot_stride};
+use sivshm_abi::channel::{HEAD_BYTES, ack, head, slot_header_bytes, slot_stride};
+use sivshm_abi::grant::Integrity;
 use sivshm_ring::line::ReaderLine;
 use sivshm_ring::slots::{Consumer, Geometry, Producer, ReceiveError};
 use sivshm_ring::wake::Sleeper;
@@ -17,7 +18,7 @@ use sivshm_ring::{Model, Shared, region};
 
 const EPOCH: u64 = 9;
 const PAGE: usize = HEAD_BYTES as usize;
-const STRIDE: usize = slot_stride(8) as usize;
+const STRIDE: usize = slot_stride(8, Integrity::None) as usize;
 
 /// An eventfd: a ring before the sleep is not lost, and clears when seen.
 #[derive(Default)]
@@ -45,7 +46,11 @@ impl Doorbell {
 fn memory() -> (Shared, Shared) {
     let slot = |at: usize| {
         let slot = PAGE + at * STRIDE;
-        [slot, slot + 8, slot + SLOT_HEADER_BYTES as usize]
+        [
+            slot,
+            slot + 8,
+            slot + slot_header_bytes(Integrity::None) as usize,
+        ]
     };
     let words = [head::SEQUENCE, head::LENGTH, head::WAITING, head::EPOCH];
     let range = Model::leak(words.into_iter().chain(slot(0)).chain(slot(1)));

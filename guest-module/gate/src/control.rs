@@ -1,6 +1,6 @@
 //! Frames in, effects and frames out (DESIGN section 7).
 
-use sivshm_abi::frame::{Payload, Reason, SessionId};
+use sivshm_abi::frame::{FrameType, Payload, Reason, SessionId};
 use sivshm_abi::limits::MAX_FRAMES_PER_WAKE;
 use sivshm_ring::frames::SendError;
 
@@ -21,8 +21,11 @@ impl Gate {
             let Some(link) = &mut self.link else {
                 return false;
             };
-            match link.rings.receive() {
-                Ok(Some((session, payload))) => self.take_in(session, &payload),
+            match link.rings.receive(&mut self.space) {
+                Ok(Some((session, payload))) => match payload.detached() {
+                    Some(payload) => self.take_in(session, &payload),
+                    None => self.due.complaint = Some(Complaint::Unexpected(FrameType::Data)),
+                },
                 Ok(None) => return false,
                 Err(fault) => {
                     self.give_up(Complaint::Ring(fault));
@@ -55,7 +58,7 @@ impl Gate {
         self.due.retry
     }
 
-    fn take_in(&mut self, session: SessionId, payload: &Payload) {
+    fn take_in(&mut self, session: SessionId, payload: &Payload<'_>) {
         match *payload {
             Payload::Grant(ref grant) => {
                 if let Err(fault) = self.on_grant(session, grant) {
@@ -72,7 +75,11 @@ impl Gate {
                 }
             }
             Payload::Close(reason) => self.end_session(session, reason),
-            Payload::Hello { .. } | Payload::Open(_) | Payload::Revoked { .. } => {
+            Payload::Data(_)
+            | Payload::Ring { .. }
+            | Payload::Hello { .. }
+            | Payload::Open(_)
+            | Payload::Revoked { .. } => {
                 self.due.complaint = Some(Complaint::Unexpected(payload.kind()));
             }
         }
@@ -124,7 +131,7 @@ impl Gate {
     }
 
     /// Sends a frame. Whether it need not be sent again: without a link nobody is left to be told.
-    fn send(&mut self, session: SessionId, payload: &Payload) -> bool {
+    fn send(&mut self, session: SessionId, payload: &Payload<'_>) -> bool {
         let Some(link) = &mut self.link else {
             return true;
         };

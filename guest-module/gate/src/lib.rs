@@ -35,9 +35,9 @@ mod tests;
 mod windows;
 
 use sivshm_abi::directory::DirectoryHead;
-use sivshm_abi::frame::{Payload, SessionId};
+use sivshm_abi::frame::{LONGEST_PAYLOAD_BYTES, Payload, SessionId};
 use sivshm_abi::grant::{RingId, Vector};
-use sivshm_ring::frames::ControlRings;
+use sivshm_ring::frames::{ControlRings, Space};
 
 pub use bells::Bells;
 pub use complaint::{Complaint, GrantFault};
@@ -56,6 +56,8 @@ pub struct Gate {
     sessions: sessions::Sessions,
     grants: grants::Grants,
     revoked: revoked::Revoked,
+    /// Bytes of the frame at hand.
+    space: Space,
     due: Due,
 }
 
@@ -70,9 +72,9 @@ struct Link {
 #[derive(Debug)]
 struct Due {
     /// The first frame, until it is sent.
-    hello: Option<Payload>,
+    hello: Option<Payload<'static>>,
     /// An answer to a frame that concerns no slot. No further frame is received before it is sent.
-    answer: Option<(SessionId, Payload)>,
+    answer: Option<(SessionId, Payload<'static>)>,
     /// A frame did not fit the ring.
     retry: bool,
     /// Somebody may be waiting for what has changed.
@@ -131,6 +133,7 @@ impl Gate {
             sessions: sessions::Sessions::new(),
             grants: grants::Grants::new(),
             revoked: revoked::Revoked::new(),
+            space: [0; LONGEST_PAYLOAD_BYTES],
             due: Due {
                 hello: None,
                 answer: None,

@@ -140,7 +140,7 @@ impl Sessions {
 
     /// The first session about which the device process is to be told something, and what. New
     /// ones wait for `complete` windows: their grants could not be mapped.
-    pub(crate) fn first_owed(&self, complete: bool) -> Option<(SessionId, Payload)> {
+    pub(crate) fn first_owed(&self, complete: bool) -> Option<(SessionId, Payload<'static>)> {
         self.places.iter().find_map(|session| match session.stage {
             Stage::Announcing if complete => Some((session.number, Payload::Open(session.facts))),
             Stage::Ending if session.holds == 0 => {

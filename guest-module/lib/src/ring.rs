@@ -18,6 +18,7 @@ fn geometry(end: &End) -> Result<Geometry, Error> {
         Kind::Ring {
             slot_bytes,
             overwrite,
+            ..
         } => Ok(Geometry {
             slot_bytes,
             overwrite,

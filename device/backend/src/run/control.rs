@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use sivshm_abi::frame::LONGEST_PAYLOAD_BYTES;
 use sivshm_abi::limits::MAX_FRAMES_PER_WAKE;
 use sivshm_ring::frames::{ControlRings, RingFault, SendError};
 use sivshm_sys::eventfd;
@@ -122,6 +123,7 @@ impl<'h> Control<'h> {
         audit: &mut Audit<'_>,
         now: Instant,
     ) -> Result<(), Fault> {
+        let mut space = [0; LONGEST_PAYLOAD_BYTES];
         for _ in 0..MAX_FRAMES_PER_WAKE {
             if !self.sessions.ready() {
                 // As soon as the answers fit; `flush` says when to look again if they don't.
@@ -132,7 +134,7 @@ impl<'h> Control<'h> {
                 self.again = Some(now + LOOK_AGAIN);
                 return Ok(());
             }
-            let Some((session, payload)) = self.rings.receive()? else {
+            let Some((session, payload)) = self.rings.receive(&mut space)? else {
                 return Ok(());
             };
             self.sessions.receive(session, payload, scope, audit, now)?;

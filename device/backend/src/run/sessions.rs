@@ -43,7 +43,7 @@ pub struct Sessions {
     /// refused. A flood of one leaves the others theirs.
     opens: BTreeMap<Option<usize>, TokenBucket>,
     /// Frames for the guest, oldest first.
-    pub outgoing: VecDeque<(SessionId, Payload)>,
+    pub outgoing: VecDeque<(SessionId, Payload<'static>)>,
 }
 
 /// A live session.
@@ -153,7 +153,7 @@ impl Sessions {
     pub fn receive(
         &mut self,
         id: SessionId,
-        payload: Payload,
+        payload: Payload<'_>,
         scope: &Scope<'_>,
         audit: &mut Audit<'_>,
         now: Instant,
@@ -167,9 +167,10 @@ impl Sessions {
                 Ok(self.grant(scope, audit)?)
             }
             Payload::Close(_) => self.close(id, scope, audit),
-            Payload::Grant(_) | Payload::Revoke { .. } => {
-                Err(Fault::Guest("a frame that only the host sends"))
-            }
+            Payload::Data(_)
+            | Payload::Ring { .. }
+            | Payload::Grant(_)
+            | Payload::Revoke { .. } => Err(Fault::Guest("a frame that only the host sends")),
         }
     }
 

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use sivshm_abi::frame::{Facts, Payload, SessionId};
+use sivshm_abi::frame::{Facts, LONGEST_PAYLOAD_BYTES, Payload, SessionId};
 use sivshm_abi::grant::Grant;
 use sivshm_abi::name::{TrustDomain, VmName};
 use sivshm_ca::Authority;
@@ -288,11 +288,12 @@ impl Guest {
         self.say(session, Payload::Open(facts));
     }
 
-    fn hear(&mut self, count: usize, devices: &[&Device]) -> Vec<Payload> {
+    fn hear(&mut self, count: usize, devices: &[&Device]) -> Vec<Payload<'static>> {
         let mut heard = Vec::new();
         run_until(devices, || {
-            while let Ok(Some((_, payload))) = self.rings.receive() {
-                heard.push(payload);
+            let mut space = [0; LONGEST_PAYLOAD_BYTES];
+            while let Ok(Some((_, payload))) = self.rings.receive(&mut space) {
+                heard.push(payload.detached().unwrap());
             }
             heard.len() >= count
         });

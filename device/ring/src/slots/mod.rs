@@ -9,7 +9,8 @@ mod consumer;
 mod producer;
 
 use sivshm_abi::channel::slot::NUMBER;
-use sivshm_abi::channel::{HEAD_BYTES, SLOT_HEADER_BYTES, slot_count, slot_stride};
+use sivshm_abi::channel::{HEAD_BYTES, slot_count, slot_header_bytes, slot_stride};
+use sivshm_abi::grant::Integrity;
 
 use crate::shared::{OutOfBounds, Shared, Word64};
 
@@ -17,8 +18,8 @@ pub use consumer::{Consumer, ReceiveError, Received};
 pub use producer::{Loan, LoanError, Producer};
 
 /// Offset of the payload within a slot.
-const PAYLOAD: usize = 1 << SLOT_HEADER_BYTES.ilog2();
-const _: () = assert!(PAYLOAD as u64 == SLOT_HEADER_BYTES);
+const PAYLOAD: usize = 1 << slot_header_bytes(Integrity::None).ilog2();
+const _: () = assert!(PAYLOAD as u64 == slot_header_bytes(Integrity::None));
 
 /// Geometry of a ring, as its grant states it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -54,8 +55,9 @@ impl Slots {
             len: range.len(),
         };
         let length = u64::try_from(range.len()).map_err(|_| refused)?;
-        let count = slot_count(length, geometry.slot_bytes).ok_or(refused)?;
-        let stride = usize::try_from(slot_stride(geometry.slot_bytes)).map_err(|_| refused)?;
+        let count = slot_count(length, geometry.slot_bytes, Integrity::None).ok_or(refused)?;
+        let stride = usize::try_from(slot_stride(geometry.slot_bytes, Integrity::None))
+            .map_err(|_| refused)?;
         let head = usize::try_from(HEAD_BYTES).map_err(|_| refused)?;
         Ok(Self {
             memory: range.sub(head, range.len() - head)?,

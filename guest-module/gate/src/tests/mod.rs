@@ -12,7 +12,7 @@ use std::vec::Vec;
 use nix::unistd::{getegid, geteuid};
 use sivshm_abi::control;
 use sivshm_abi::directory::{DirectoryHead, PciPlace, SliceId, WindowEntry};
-use sivshm_abi::frame::{Facts, Payload, Reason, SessionId};
+use sivshm_abi::frame::{Facts, LONGEST_PAYLOAD_BYTES, Payload, Reason, SessionId};
 use sivshm_abi::grant::{
     Access, Generation, Grant, GrantId, GrantPeer, Kind, Part, RingId, Vector,
 };
@@ -139,8 +139,13 @@ impl World {
     }
 
     /// Frames that the device process has received.
-    fn heard(&mut self) -> Vec<(SessionId, Payload)> {
-        core::iter::from_fn(|| self.host.receive().unwrap()).collect()
+    fn heard(&mut self) -> Vec<(SessionId, Payload<'static>)> {
+        let mut space = [0; LONGEST_PAYLOAD_BYTES];
+        core::iter::from_fn(|| {
+            let (session, payload) = self.host.receive(&mut space).unwrap()?;
+            Some((session, payload.detached().unwrap()))
+        })
+        .collect()
     }
 
     /// Opens a session of user `uid`, whose owner is known by the same number.
@@ -230,7 +235,7 @@ fn grant(number: u32, access: Access) -> Grant {
     }
 }
 
-fn revoke(number: u32, generation: u64) -> Payload {
+fn revoke(number: u32, generation: u64) -> Payload<'static> {
     Payload::Revoke {
         grant: GrantId(number),
         generation: Generation(generation),
@@ -238,7 +243,7 @@ fn revoke(number: u32, generation: u64) -> Payload {
     }
 }
 
-fn revoked(number: u32, generation: u64) -> Payload {
+fn revoked(number: u32, generation: u64) -> Payload<'static> {
     Payload::Revoked {
         grant: GrantId(number),
         generation: Generation(generation),

@@ -9,9 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{getegid, geteuid};
 use sivshm_abi::control::CONTROL_BYTES;
 use sivshm_abi::directory::{DirectoryHead, SliceId, WindowEntry};
-use sivshm_abi::frame::{Facts, Payload, Reason, SessionId};
+use sivshm_abi::frame::{Facts, LONGEST_PAYLOAD_BYTES, Payload, Reason, SessionId};
 use sivshm_abi::grant::{
-    Access, Generation, Grant, GrantId, GrantPeer, Kind, Part, RingId, Vector,
+    Access, Generation, Grant, GrantId, GrantPeer, Integrity, Kind, Part, RingId, Vector,
 };
 use sivshm_abi::name::{ChannelName, VmName};
 use sivshm_abi::wire::Writer;
@@ -136,12 +136,13 @@ fn start() -> (Host, Session) {
         say(&port, 1, Some(second.as_fd()));
         (port, session.join().unwrap())
     });
-    let hello = rings.receive().unwrap().unwrap();
+    let mut space = [0; LONGEST_PAYLOAD_BYTES];
+    let hello = rings.receive(&mut space).unwrap().unwrap();
     assert!(matches!(
         hello,
         (SessionId(0), Payload::Hello { version: 1, .. })
     ));
-    let (number, open) = rings.receive().unwrap().unwrap();
+    let (number, open) = rings.receive(&mut space).unwrap().unwrap();
     let Payload::Open(Facts {
         pid,
         uid,
@@ -174,11 +175,12 @@ impl Host {
     }
 
     /// The library's next frame.
-    fn receive(&mut self) -> Payload {
+    fn receive(&mut self) -> Payload<'static> {
         loop {
-            if let Some((session, payload)) = self.rings.receive().unwrap() {
+            let mut space = [0; LONGEST_PAYLOAD_BYTES];
+            if let Some((session, payload)) = self.rings.receive(&mut space).unwrap() {
                 assert_eq!(session, self.session);
-                return payload;
+                return payload.detached().unwrap();
             }
             assert!(rung(&self.kick), "the library says nothing");
         }
@@ -427,7 +429,10 @@ fn the_session_ends_when_the_last_end_is_dropped() {
         .region_writer("job", Wait::Interrupt, LIMIT)
         .unwrap();
     drop(session);
-    assert_eq!(host.rings.receive(), Ok(None));
+    assert_eq!(
+        host.rings.receive(&mut [0; LONGEST_PAYLOAD_BYTES]),
+        Ok(None)
+    );
     drop(writer);
     assert_eq!(host.receive(), Payload::Close(Reason::Closed));
 }
@@ -487,6 +492,7 @@ fn start_rings() -> (Host, Session) {
     host.kind = Kind::Ring {
         slot_bytes: SLOT_BYTES,
         overwrite: false,
+        integrity: Integrity::None,
     };
     host.grant(Channel::Job);
     host.grant(Channel::Result);

@@ -65,7 +65,12 @@ impl Chatter {
         Ok(())
     }
 
-    fn send(&mut self, session: SessionId, kind: FrameType, payload: &Payload) -> nix::Result<()> {
+    fn send(
+        &mut self,
+        session: SessionId,
+        kind: FrameType,
+        payload: &Payload<'_>,
+    ) -> nix::Result<()> {
         let mut space = [0; PAYLOAD_BYTES];
         let mut to = Writer::new(&mut space);
         payload.write(&mut to).map_err(|_| Errno::ENOSPC)?;

@@ -158,8 +158,9 @@ impl ChannelReport {
             Kind::Ring {
                 slot_bytes,
                 overwrite,
+                integrity,
             } => {
-                let slots = slot_count(length, slot_bytes).unwrap_or_default();
+                let slots = slot_count(length, slot_bytes, integrity).unwrap_or_default();
                 let capacity = slots * u64::from(slot_bytes);
                 (
                     "ring",

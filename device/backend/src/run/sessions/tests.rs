@@ -101,7 +101,7 @@ impl Manager {
         })
     }
 
-    fn take(&mut self) -> Vec<(SessionId, Payload)> {
+    fn take(&mut self) -> Vec<(SessionId, Payload<'static>)> {
         self.sessions.outgoing.drain(..).collect()
     }
 
@@ -133,14 +133,14 @@ fn number(channel: usize) -> ChannelIndex {
     ChannelIndex(channel.try_into().unwrap())
 }
 
-fn hello() -> Payload {
+fn hello() -> Payload<'static> {
     Payload::Hello {
         version: VERSION,
         boot: [9; 16],
     }
 }
 
-fn open(uid: u32) -> Payload {
+fn open(uid: u32) -> Payload<'static> {
     Payload::Open(Facts {
         pid: 1,
         uid,
@@ -149,7 +149,7 @@ fn open(uid: u32) -> Payload {
     })
 }
 
-fn close_of(reason: Reason) -> impl Fn(&[(SessionId, Payload)]) -> bool {
+fn close_of(reason: Reason) -> impl Fn(&[(SessionId, Payload<'static>)]) -> bool {
     move |frames| matches!(frames, [(_, Payload::Close(r))] if *r == reason)
 }
 
@@ -330,7 +330,7 @@ fn frames_out_of_turn_are_the_guests_fault() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hear(u32, Payload),
+    Hear(u32, Payload<'static>),
     Link(usize, bool),
     Revoke(usize),
     Drain,
