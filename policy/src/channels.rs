@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use sivshm_abi::grant::{Integrity, Kind};
 use sivshm_abi::limits::{MAX_GRANTS, MAX_READERS, MAX_VMS};
 use sivshm_abi::name::ChannelName;
 
@@ -159,6 +160,28 @@ fn one(
         report.add(|| {
             let message = format!("a channel has at most {MAX_READERS} readers");
             Problem::new(table.to.span, message)
+        });
+        return None;
+    }
+    if to.len() > 1
+        && matches!(
+            table.kind,
+            Kind::Ring {
+                integrity: Integrity::Aead,
+                ..
+            }
+        )
+    {
+        report.add(|| {
+            let message = format!(
+                "channel `{name}` has {} readers, and `aead` is for one",
+                to.len()
+            );
+            let help =
+                "its keys are those of two services: use `crc32c`, or a channel for each reader";
+            Problem::new(table.integrity.unwrap_or(span), message)
+                .help(help.to_owned())
+                .note(table.to.span, "the readers")
         });
         return None;
     }

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sivshm_abi::limits::{MAX_SESSIONS, MAX_VMS};
 use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
 
-use crate::grammar::{Document, ServiceTable};
+use crate::contract::VmTerms;
+use crate::grammar::{Document, ServiceTable, VmTable};
 use crate::pattern::{Hole, Pattern};
-use crate::plan::{Channel, Process, VmIndex};
+use crate::plan::{Channel, Process, Uncontained, VmIndex};
 use crate::source::{At, Problem, Report, Span, did_you_mean};
 use crate::{channels, never};
 
@@ -44,6 +45,7 @@ pub(crate) struct Party {
     pub(crate) name: VmName,
     pub(crate) index: VmIndex,
     pub(crate) span: Span,
+    pub(crate) uncontained: Uncontained,
     pub(crate) services: BTreeMap<ServiceName, At<Process>>,
 }
 
@@ -66,13 +68,14 @@ pub(crate) fn check(document: &Document, report: &mut Report<'_>) -> Option<Chec
 }
 
 impl Parties {
-    fn declare(tables: &[At<Pattern>], report: &mut Report<'_>) -> Self {
+    fn declare(tables: &[VmTable], report: &mut Report<'_>) -> Self {
         let mut parties = Self {
             vms: BTreeMap::new(),
             shapes: BTreeMap::new(),
             complete: true,
         };
-        for At { value, span } in tables {
+        for VmTable { name, uncontained } in tables {
+            let At { value, span } = name;
             match value.hole() {
                 Some(Hole::Placeholder(word)) => {
                     report.add(|| {
@@ -94,7 +97,7 @@ impl Parties {
             }
             for name in value.names(None) {
                 let name = parse_name(&name, VmName::new, *span, report);
-                if !name.is_some_and(|name| parties.add_vm(name, *span, report)) {
+                if !name.is_some_and(|name| parties.add_vm(name, *uncontained, *span, report)) {
                     break;
                 }
             }
@@ -105,7 +108,13 @@ impl Parties {
         parties
     }
 
-    fn add_vm(&mut self, name: VmName, span: Span, report: &mut Report<'_>) -> bool {
+    fn add_vm(
+        &mut self,
+        name: VmName,
+        uncontained: Uncontained,
+        span: Span,
+        report: &mut Report<'_>,
+    ) -> bool {
         if let Some(first) = self.vms.get(&name) {
             report.add(|| {
                 Problem::new(span, format!("VM `{name}` is declared twice"))
@@ -122,6 +131,7 @@ impl Parties {
             name,
             index: VmIndex(0),
             span,
+            uncontained,
             services: BTreeMap::new(),
         };
         self.vms.insert(name, vm);
@@ -204,10 +214,14 @@ impl Parties {
 
 impl Party {
     /// Its part of the canonical bytes.
-    pub(crate) fn terms(&self) -> (VmName, Vec<(ServiceName, Process)>) {
+    pub(crate) fn terms(&self) -> VmTerms {
         let services = self.services.iter();
         let services = services.map(|(name, process)| (*name, process.value));
-        (self.name, services.collect())
+        VmTerms {
+            name: self.name,
+            uncontained: self.uncontained,
+            services: services.collect(),
+        }
     }
 
     /// Adds a service. Reports one that would not be the only one of its name or for its process.

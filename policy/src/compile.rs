@@ -58,6 +58,7 @@ pub(crate) fn compile(checked: &Checked, report: &mut Report<'_>) -> Option<Plan
         let peers = (1..=u16::MAX).zip(view.into_iter().flat_map(|view| &view.links));
         Vm {
             name: party.name,
+            uncontained: party.uncontained,
             services,
             windows: view.map_or_else(Vec::new, |view| view.windows.clone()),
             peers: peers

@@ -8,7 +8,9 @@ use sivshm_abi::directory::SliceId;
 use sivshm_abi::grant::{Integrity, Kind, Part};
 use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
 
-use crate::plan::{Channel, ChannelIndex, Digest, Process, ServiceRef, Slice, VmIndex};
+use crate::plan::{
+    Channel, ChannelIndex, Digest, Process, ServiceRef, Slice, Uncontained, VmIndex,
+};
 
 /// First field of a contract's canonical bytes.
 const CONTRACT_LABEL: &str = "sivshm contract v1";
@@ -23,10 +25,19 @@ const PLAN_LABEL: &str = "sivshm plan v1";
 pub(crate) struct Terms<'a> {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) serial: u64,
-    /// By index: name and services, which are sorted by name.
-    pub(crate) vms: Vec<(VmName, Vec<(ServiceName, Process)>)>,
+    /// By index.
+    pub(crate) vms: Vec<VmTerms>,
     pub(crate) channels: &'a [Channel],
     pub(crate) slices: &'a [Slice],
+}
+
+/// What a policy decides of one VM, its channels apart.
+#[derive(Debug)]
+pub(crate) struct VmTerms {
+    pub(crate) name: VmName,
+    pub(crate) uncontained: Uncontained,
+    /// Sorted by name.
+    pub(crate) services: Vec<(ServiceName, Process)>,
 }
 
 impl Terms<'_> {
@@ -35,10 +46,11 @@ impl Terms<'_> {
         let mut to = Encoder::new(PLAN_LABEL);
         self.heading(&mut to);
         to.count(self.vms.len());
-        for (name, services) in &self.vms {
-            to.text(name.as_str());
-            to.count(services.len());
-            for (service, process) in services {
+        for vm in &self.vms {
+            to.text(vm.name.as_str());
+            to.text(vm.uncontained.word());
+            to.count(vm.services.len());
+            for (service, process) in &vm.services {
                 to.text(service.as_str());
                 to.process(process);
             }
@@ -92,7 +104,7 @@ impl Terms<'_> {
 
     fn vm(&self, index: VmIndex) -> &str {
         let vm = self.vms.get(usize::from(index.0));
-        vm.map_or("", |(name, _)| name.as_str())
+        vm.map_or("", |vm| vm.name.as_str())
     }
 
     fn channel(&self, to: &mut Encoder, channel: &Channel) {
@@ -120,9 +132,9 @@ impl Terms<'_> {
     fn end(&self, to: &mut Encoder, end: &ServiceRef) {
         to.text(self.vm(end.vm));
         to.text(end.service.as_str());
-        let services = self.vms.get(usize::from(end.vm.0));
-        let process = services.and_then(|(_, services)| {
-            let mut services = services.iter();
+        let vm = self.vms.get(usize::from(end.vm.0));
+        let process = vm.and_then(|vm| {
+            let mut services = vm.services.iter();
             services.find(|(name, _)| *name == end.service)
         });
         if let Some((_, process)) = process {

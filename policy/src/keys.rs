@@ -64,7 +64,10 @@ pub const FILE: Table = Table {
 /// `[[vm]]`.
 pub const VM: Table = Table {
     name: "[[vm]]",
-    keys: &[required("name", "string")],
+    keys: &[
+        required("name", "string"),
+        optional("uncontained", "string", "show"),
+    ],
 };
 
 /// `[[service]]`.
@@ -97,6 +100,7 @@ pub const CHANNEL: Table = Table {
         required("size", "string"),
         optional("slot", "string", "required for a ring"),
         optional("overflow", "string", "block"),
+        optional("integrity", "string", "none"),
     ],
 };
 

@@ -8,6 +8,7 @@ mod channels;
 mod check;
 mod compile;
 mod contract;
+mod fields;
 mod grammar;
 pub mod keys;
 mod layout;

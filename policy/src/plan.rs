@@ -44,12 +44,25 @@ pub struct ChannelIndex(pub u16);
 pub struct Vm {
     /// Its name.
     pub name: VmName,
+    /// What happens when its guest does not let go of what was taken from it.
+    pub uncontained: Uncontained,
     /// Its services, sorted by name.
     pub services: Vec<Service>,
     /// Its windows, by slice number; a window's number is its index.
     pub windows: Vec<Window>,
     /// The VMs that it shares a channel with, sorted by name. Peer `i` rings vector `1 + i`.
     pub peers: Vec<Peer>,
+}
+
+/// What happens to a VM whose guest does not acknowledge in time that revoked pages are gone
+/// (DESIGN section 9).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Uncontained {
+    /// `sivshm status` shows it as not contained.
+    #[default]
+    Show,
+    /// Its VMM is ended.
+    EndVmm,
 }
 
 /// One service of a VM.
@@ -197,6 +210,20 @@ impl Plan {
         SpiffeId {
             domain: self.trust_domain,
             subject: Subject::Device(vm.name),
+        }
+    }
+}
+
+impl Uncontained {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Show, Self::EndVmm];
+
+    /// The word of the policy.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Show => "show",
+            Self::EndVmm => "end-vmm",
         }
     }
 }

@@ -157,6 +157,22 @@ reason = "isolated"
                 "did you mean `ring`?",
             ),
             ("region", "ring", 20, 8, "size of its slots", ""),
+            (
+                "region\"",
+                "ring\"\nslot = \"4KiB\"\nintegrity = \"crc32\"",
+                22,
+                13,
+                "unknown integrity `crc32`",
+                "did you mean `crc32c`?",
+            ),
+            (
+                "manager\"",
+                "manager\"\nuncontained = \"end\"",
+                6,
+                15,
+                "there are show, end-vmm",
+                "",
+            ),
             ("16MiB", "16MB", 21, 8, "`16MB` is not a size", ""),
             ("16MiB", "12MiB", 21, 8, "8MiB and 16MiB", ""),
             ("16MiB", "4KiB", 21, 8, "between 8KiB and 16GiB", ""),
@@ -381,6 +397,16 @@ reason = "isolated"
             "not even two of 4KiB fit",
             "make `size` larger",
         );
+    }
+
+    #[test]
+    fn aead_has_one_reader() {
+        let ring = "kind = \"ring\"\nslot = \"64B\"\nsize = \"64KiB\"\nintegrity = \"aead\"\n";
+        compile("p.toml", &format!("{BASE}{CHANNEL}{ring}")).unwrap();
+        let fan_out = CHANNEL.replace("worker-1", "worker-{1..3}");
+        let error = extended(&format!("{fan_out}{ring}"));
+        assert_error(&error, 33, 13, "`x` has 3 readers", "use `crc32c`");
+        assert_eq!(error.notes[0].0.line, 29);
     }
 
     #[test]

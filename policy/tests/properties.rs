@@ -8,10 +8,10 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index;
     use sivshm_abi::channel::slot_count;
-    use sivshm_abi::grant::{Access, Kind, Part};
+    use sivshm_abi::grant::{Access, INTEGRITIES, Kind, Part};
     use sivshm_abi::limits::{MAX_SLICE_BYTES, PAGE_BYTES};
     use sivshm_policy::compile;
-    use sivshm_policy::plan::{Plan, VmIndex};
+    use sivshm_policy::plan::{Plan, Uncontained, VmIndex};
 
     const HEAD: &str = "version = 1\ntrust_domain = \"t.example\"\nserial = 3\n";
 
@@ -23,17 +23,20 @@ mod tests {
         to: Vec<(Index, usize)>,
         size_bits: u32,
         slot: Option<u32>,
+        integrity: Index,
     }
 
     fn channel() -> impl Strategy<Value = ChannelSpec> {
         let end = || (any::<Index>(), 0..SERVICES);
         let slot = prop::option::of(1_u32..1000);
-        (end(), prop::collection::vec(end(), 1..5), 13_u32..20, slot).prop_map(
-            |(from, to, size_bits, slot)| ChannelSpec {
+        let readers = prop::collection::vec(end(), 1..5);
+        (end(), readers, 13_u32..20, slot, any::<Index>()).prop_map(
+            |(from, to, size_bits, slot, integrity)| ChannelSpec {
                 from,
                 to,
                 size_bits,
                 slot,
+                integrity,
             },
         )
     }
@@ -43,7 +46,10 @@ mod tests {
         (2_usize..7, prop::collection::vec(channel(), 0..12)).prop_map(|(vms, channels)| {
             let mut tables = Vec::new();
             for vm in 0..vms {
-                tables.push(format!("[[vm]]\nname = \"v-{vm}\"\n"));
+                let what = Uncontained::ALL[vm % Uncontained::ALL.len()].word();
+                tables.push(format!(
+                    "[[vm]]\nname = \"v-{vm}\"\nuncontained = \"{what}\"\n"
+                ));
                 for service in 0..SERVICES {
                     tables.push(format!(
                         "[[service]]\nvm = \"v-{vm}\"\nname = \"s-{service}\"\n\
@@ -74,7 +80,12 @@ mod tests {
                 .map(|(vm, s)| format!("\"v-{vm}/s-{s}\""))
                 .collect();
             let kind = match self.slot {
-                Some(slot) => format!("kind = \"ring\"\nslot = \"{slot}B\""),
+                Some(slot) => {
+                    // `aead` is the last of them and not for several readers.
+                    let suites = INTEGRITIES.len() - usize::from(to.len() > 1);
+                    let (_, _, word) = INTEGRITIES[self.integrity.index(suites)];
+                    format!("kind = \"ring\"\nslot = \"{slot}B\"\nintegrity = \"{word}\"")
+                }
                 None => "kind = \"region\"".to_owned(),
             };
             (!to.is_empty()).then(|| {

@@ -2,8 +2,10 @@
 
 #[cfg(test)]
 mod tests {
+    use sivshm_abi::grant::INTEGRITIES;
     use sivshm_abi::limits;
     use sivshm_policy::keys::{KINDS, OVERFLOWS, TABLES, VERSION};
+    use sivshm_policy::plan::Uncontained;
     use sivshm_policy::{compile, size};
 
     const DOCUMENT: &str = include_str!("../../docs/policy.md");
@@ -45,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_overflows_and_units_are_those_of_the_parser() {
+    fn words_and_units_are_those_of_the_parser() {
         let first = |start| {
             columns(start)
                 .into_iter()
@@ -54,6 +56,10 @@ mod tests {
         };
         assert_eq!(first("| kind | what it holds"), KINDS);
         assert_eq!(first("| overflow | what a full"), OVERFLOWS);
+        let suites: Vec<_> = INTEGRITIES.iter().map(|(_, _, word)| *word).collect();
+        assert_eq!(first("| integrity | what is"), suites);
+        let uncontained: Vec<_> = Uncontained::ALL.iter().map(|what| what.word()).collect();
+        assert_eq!(first("| uncontained | what happens"), uncontained);
         let units = size::UNITS.iter().rev();
         let units: Vec<_> = units
             .map(|(name, bytes)| [(*name).to_owned(), bytes.to_string()])
@@ -86,11 +92,10 @@ mod tests {
     /// Removing the key must be an error that names it if and only if the document requires it.
     #[test]
     fn a_key_is_required_as_the_document_says() {
-        let complete = EXAMPLE.replacen(
-            "kind = \"region\"",
-            "kind = \"ring\"\nslot = \"4KiB\"\noverflow = \"block\"",
-            1,
-        );
+        let ring = "kind = \"ring\"\nslot = \"4KiB\"\noverflow = \"block\"\nintegrity = \"aead\"";
+        let vm = "[[vm]]\nuncontained = \"show\"";
+        let complete = EXAMPLE.replacen("kind = \"region\"", ring, 1);
+        let complete = complete.replacen("[[vm]]", vm, 1);
         compile("job.toml", &complete).unwrap();
         for rule in TABLES.iter().filter(|rule| rule.name.starts_with("[[")) {
             for [key, _, default] in columns(&format!("\n### {}\n", rule.name)) {
@@ -98,7 +103,7 @@ mod tests {
                 let table = table.replacen(&format!("\n{key} ="), "\n#", 1);
                 let missing = compile("job.toml", &format!("{before}{}{table}", rule.name));
                 match missing {
-                    Ok(_) => assert_eq!(default, "block", "{key}"),
+                    Ok(_) => assert!(!default.starts_with("required"), "{key}"),
                     Err(errors) => {
                         assert!(default.starts_with("required"), "{key}: {errors}");
                         assert!(errors.diagnostics[0].message.contains(&key) || key == "slot");

@@ -22,6 +22,8 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 pub struct VmReport {
     pub name: String,
+    /// What happens when its guest does not let go: a word of the policy.
+    pub uncontained: &'static str,
     pub services: Vec<ServiceReport>,
     pub windows: Vec<WindowReport>,
     pub peers: Vec<PeerReport>,
@@ -64,6 +66,8 @@ pub struct ChannelReport {
     pub slots: Option<u64>,
     /// Of a ring: whether a full one loses its oldest slot.
     pub overwrite: Option<bool>,
+    /// Of a ring: what protects its slots, a word of the policy.
+    pub integrity: Option<&'static str>,
     /// Bytes of payload that the channel holds.
     pub capacity: u64,
     pub slice: u32,
@@ -144,6 +148,7 @@ impl VmReport {
         });
         Self {
             name: vm.name.to_string(),
+            uncontained: vm.uncontained.word(),
             services: services.collect(),
             windows: windows.collect(),
             peers: peers.collect(),
@@ -153,8 +158,8 @@ impl VmReport {
 
 impl ChannelReport {
     fn of(plan: &Plan, channel: &Channel, slice: SliceId, length: u64) -> Self {
-        let (kind, slot_bytes, slots, overwrite, capacity) = match channel.kind {
-            Kind::Region => ("region", None, None, None, region_bytes(length)),
+        let (kind, slot_bytes, slots, overwrite, integrity, capacity) = match channel.kind {
+            Kind::Region => ("region", None, None, None, None, region_bytes(length)),
             Kind::Ring {
                 slot_bytes,
                 overwrite,
@@ -167,6 +172,7 @@ impl ChannelReport {
                     Some(slot_bytes),
                     Some(slots),
                     Some(overwrite),
+                    Some(integrity.word()),
                     capacity,
                 )
             }
@@ -180,6 +186,7 @@ impl ChannelReport {
             slot_bytes,
             slots,
             overwrite,
+            integrity,
             capacity,
             slice: slice.0,
         }

@@ -10,8 +10,8 @@ use crate::table::Table;
 
 /// Show what a policy means
 ///
-/// Prints every brace expanded and everything that follows from the file: the services of each VM
-/// and the processes they must be, the channels, the slices with the layout of each (who writes it,
+/// Prints every brace expanded and everything that follows from the file: what happens to a VM that
+/// is not contained, the services of each VM and the processes they must be, the channels, the slices with the layout of each (who writes it,
 /// who reads it, where which channel's data and acknowledgement lines are), the windows and
 /// doorbell vectors of each VM, and the links with the contract digests that device processes
 /// compare when they meet.
@@ -46,6 +46,7 @@ pub fn run(args: &Args) -> Outcome {
 
 fn text(report: &Report) -> String {
     let tables = [
+        ("VMs", vms(&report.vms)),
         ("Services", services(&report.vms)),
         ("Channels", channels(&report.channels)),
         ("Slices", slices(report)),
@@ -61,6 +62,19 @@ fn text(report: &Report) -> String {
         text += &format!("\n\n{title}\n{table}");
     }
     text
+}
+
+fn vms(vms: &[VmReport]) -> Table {
+    let mut table = Table::new(["VM", "if not contained", "peers", "windows"]);
+    for vm in vms {
+        table.row([
+            vm.name.clone(),
+            vm.uncontained.to_owned(),
+            vm.peers.len().to_string(),
+            vm.windows.len().to_string(),
+        ]);
+    }
+    table
 }
 
 fn services(vms: &[VmReport]) -> Table {
@@ -87,7 +101,16 @@ fn services(vms: &[VmReport]) -> Table {
 }
 
 fn channels(channels: &[ChannelReport]) -> Table {
-    let mut table = Table::new(["channel", "from", "to", "kind", "size", "holds", "slice"]);
+    let mut table = Table::new([
+        "channel",
+        "from",
+        "to",
+        "kind",
+        "size",
+        "holds",
+        "integrity",
+        "slice",
+    ]);
     for channel in channels {
         let holds = match (channel.slots, channel.slot_bytes, channel.overwrite) {
             (Some(slots), Some(bytes), Some(overwrite)) => {
@@ -103,6 +126,7 @@ fn channels(channels: &[ChannelReport]) -> Table {
             channel.kind.to_owned(),
             size(channel.bytes),
             holds,
+            channel.integrity.unwrap_or("-").to_owned(),
             channel.slice.to_string(),
         ]);
     }
@@ -206,10 +230,11 @@ mod tests {
         for expected in [
             "ivi screen 1001 any 10".to_owned(),
             format!(
-                "picture-4 camera-4/capture {readers} ring 16MiB 8 slots of 2044KiB, overwrite 15"
+                "picture-4 camera-4/capture {readers} ring 16MiB 8 slots of 2044KiB, overwrite none 15"
             ),
             "0x1000 60KiB data of brake-command".to_owned(),
             "brake 2 ivi".to_owned(),
+            "ivi end-vmm 5 10".to_owned(),
         ] {
             assert!(lines.contains(&expected), "{expected}\nis not in\n{text}");
         }
@@ -219,13 +244,15 @@ mod tests {
     fn the_json_object_has_the_same() {
         let json = serde_json::to_value(report()).unwrap();
         assert_eq!(json["vms"].as_array().unwrap().len(), 7);
+        assert_eq!(json["vms"][0]["uncontained"], "show");
         let command = &json["channels"][0];
         assert_eq!(command["name"], "brake-command");
         // 64 KiB less the head page and the reader's line leave 448 strides of 128 bytes.
         assert_eq!(
             (&command["slots"], &command["slot_bytes"]),
-            (&256.into(), &112.into())
+            (&256.into(), &96.into())
         );
+        assert_eq!(command["integrity"], "aead");
         assert_eq!(json["channels"][1]["kind"], "region");
         assert_eq!(json["channels"][1]["slots"], serde_json::Value::Null);
         let data = json["slices"]
