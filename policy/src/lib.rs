@@ -13,6 +13,7 @@ mod grammar;
 pub mod keys;
 mod layout;
 mod load;
+pub mod narrow;
 mod never;
 mod pattern;
 pub mod plan;

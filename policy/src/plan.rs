@@ -204,6 +204,17 @@ impl Plan {
         self.channels.get(usize::from(index.0))
     }
 
+    /// Finds a channel by name.
+    #[must_use]
+    pub fn channel_named(&self, name: ChannelName) -> Option<(ChannelIndex, &Channel)> {
+        let found = self.channels.binary_search_by(|own| own.name.cmp(&name));
+        let at = found.ok()?;
+        Some((
+            ChannelIndex(u16::try_from(at).ok()?),
+            self.channels.get(at)?,
+        ))
+    }
+
     /// The SPIFFE ID of a VM's device process.
     #[must_use]
     pub fn device_id(&self, vm: &Vm) -> SpiffeId {

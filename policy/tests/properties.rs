@@ -11,7 +11,7 @@ mod tests {
     use sivshm_abi::grant::{Access, INTEGRITIES, Kind, Part};
     use sivshm_abi::limits::{MAX_SLICE_BYTES, PAGE_BYTES};
     use sivshm_policy::compile;
-    use sivshm_policy::plan::{Plan, Uncontained, VmIndex};
+    use sivshm_policy::plan::{Channel, ChannelIndex, Plan, ServiceRef, Uncontained, VmIndex};
 
     const HEAD: &str = "version = 1\ntrust_domain = \"t.example\"\nserial = 3\n";
 
@@ -262,6 +262,51 @@ mod tests {
                     prop_assert_eq!(peer.contract != now.contract, writes && reads);
                 }
             }
+        }
+
+        #[test]
+        fn a_narrowing_keeps_what_the_newer_policy_grants_and_nothing_else(
+            tables in tables(),
+            edits in prop::collection::vec((any::<Index>(), 0..3_u8), 0..6),
+        ) {
+            let running = plan(&tables);
+            let mut edited = tables.clone();
+            let mut touched = BTreeSet::new();
+            for (at, edit) in edits {
+                let table = &mut edited[at.index(tables.len())];
+                // Removing a VM or service would break what refers to it.
+                if !table.starts_with("[[channel]]") {
+                    continue;
+                }
+                touched.insert(at.index(tables.len()));
+                match edit {
+                    0 => table.push_str("# said again\n"),
+                    1 => *table = table.replace("s-0", "s-?").replace("s-1", "s-0").replace("s-?", "s-1"),
+                    _ => table.clear(),
+                }
+            }
+            let later = HEAD.replace("serial = 3", "serial = 4");
+            let newer = compile("p.toml", &format!("{later}{}", edited.concat())).unwrap();
+            let narrowing = running.narrowed_by(&newer).unwrap();
+            // In names: the two plans have different numbers.
+            let meaning = |plan: &Plan, channel: &Channel| {
+                let end = |end: &ServiceRef| {
+                    let vm = plan.vm_at(end.vm).unwrap();
+                    let process = vm.services.iter().find(|s| s.name == end.service).unwrap().process;
+                    (vm.name, end.service, process)
+                };
+                let to: Vec<_> = channel.to.iter().map(end).collect();
+                (channel.name, end(&channel.from), to, channel.kind, channel.bytes)
+            };
+            let granted: Vec<_> = newer.channels.iter().map(|c| meaning(&newer, c)).collect();
+            for (index, channel) in (0..).map(ChannelIndex).zip(&running.channels) {
+                let kept = !narrowing.ended.contains(&index);
+                prop_assert_eq!(kept, granted.contains(&meaning(&running, channel)), "{:?}", channel);
+            }
+            prop_assert!(narrowing.ended.len() <= touched.len());
+            let again = newer.narrowed_by(&newer).unwrap();
+            prop_assert_eq!((again.ended, again.needs_restart), (vec![], vec![]));
+            prop_assert!(newer.narrowed_by(&running).is_err());
         }
 
         #[test]
