@@ -35,14 +35,16 @@ pub mod ack {
 pub mod slot {
     /// Bytes of the payload, 32-bit; a consumer clamps it to what the grant holds.
     pub const LENGTH: usize = 0;
-    /// `crc32c`: CRC-32C of the slot, 32-bit.
+    /// With integrity: CRC-32C, 32-bit; of the whole slot with `crc32c`, of its header with `aead`.
     pub const CRC: usize = 4;
     /// Number of the slot, 64-bit, from 1 in each epoch; 0 while it is being overwritten.
     pub const NUMBER: usize = 8;
-    /// `crc32c`: identifier of channel and epoch, 64-bit.
+    /// With integrity: identifier of channel and epoch, 64-bit.
     pub const IDENTIFIER: usize = 16;
-    /// `aead`: the tag, 16 bytes.
-    pub const TAG: usize = 16;
+    /// `aead`: the tag.
+    pub const TAG: usize = 32;
+    /// Bytes of the tag: those of AES-GCM.
+    pub const TAG_BYTES: usize = 16;
 }
 
 /// Bytes of the head page.
@@ -51,12 +53,14 @@ pub const HEAD_BYTES: u64 = PAGE_BYTES;
 /// Bytes of an acknowledgement line: a page of its own, so that a grant can cover exactly it.
 pub const ACK_BYTES: u64 = PAGE_BYTES;
 
-/// Bytes in front of each slot's payload: the fields of [`slot`] that its integrity suite has.
+/// Bytes in front of each slot's payload: the fields of [`slot`] that its integrity suite has,
+/// rounded up so that payloads begin at multiples of 16.
 #[must_use]
 pub const fn slot_header_bytes(integrity: Integrity) -> u64 {
     match integrity {
         Integrity::None => 16,
-        Integrity::Crc32c | Integrity::Aead => 32,
+        Integrity::Crc32c => 32,
+        Integrity::Aead => 48,
     }
 }
 
@@ -95,7 +99,7 @@ mod tests {
         const NONE: Integrity = Integrity::None;
         assert_eq!(slot_stride(48, NONE), 64);
         assert_eq!(slot_stride(48, Integrity::Crc32c), 128);
-        assert_eq!(slot_stride(32, Integrity::Aead), 64);
+        assert_eq!(slot_stride(16, Integrity::Aead), 64);
         assert_eq!(slot_stride(49, NONE), 128);
         assert_eq!(slot_count(HEAD_BYTES + 4 * 64, 48, NONE), Some(4));
         assert_eq!(slot_count(HEAD_BYTES + 7 * 64, 48, NONE), Some(4));

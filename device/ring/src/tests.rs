@@ -70,6 +70,7 @@ fn geometry(overwrite: bool) -> Geometry {
     Geometry {
         slot_bytes: SLOT,
         overwrite,
+        integrity: Integrity::None,
     }
 }
 

@@ -9,16 +9,18 @@
 
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use sivshm_abi::channel::{HEAD_BYTES, ack, head, slot_header_bytes, slot_stride};
+use sivshm_abi::channel::{HEAD_BYTES, ack, head, slot, slot_header_bytes, slot_stride};
 use sivshm_abi::grant::Integrity;
 use sivshm_ring::line::ReaderLine;
-use sivshm_ring::slots::{Consumer, Geometry, Producer, ReceiveError};
+use sivshm_ring::slots::{Consumer, Geometry, Header, Producer, ReceiveError, Seal};
 use sivshm_ring::wake::Sleeper;
 use sivshm_ring::{Model, Shared, region};
 
 const EPOCH: u64 = 9;
 const PAGE: usize = HEAD_BYTES as usize;
 const STRIDE: usize = slot_stride(8, Integrity::None) as usize;
+// A header with integrity has room in the same stride, so that one memory serves both.
+const _: () = assert!(slot_stride(8, Integrity::Aead) as usize == STRIDE);
 
 /// An eventfd: a ring before the sleep is not lost, and clears when seen.
 #[derive(Default)]
@@ -43,14 +45,22 @@ impl Doorbell {
 }
 
 /// The writer's range with two slots of eight bytes, and the reader's line.
-fn memory() -> (Shared, Shared) {
+fn memory(integrity: Integrity) -> (Shared, Shared) {
+    let payload = slot_header_bytes(integrity) as usize;
+    let fields: &[usize] = match integrity {
+        Integrity::None => &[slot::LENGTH, slot::NUMBER],
+        _ => &[
+            slot::LENGTH,
+            slot::NUMBER,
+            slot::CRC,
+            slot::IDENTIFIER,
+            slot::TAG,
+            slot::TAG + 8,
+        ],
+    };
     let slot = |at: usize| {
-        let slot = PAGE + at * STRIDE;
-        [
-            slot,
-            slot + 8,
-            slot + slot_header_bytes(Integrity::None) as usize,
-        ]
+        let fields = fields.iter().copied().chain([payload]);
+        fields.map(move |field| PAGE + at * STRIDE + field)
     };
     let words = [head::SEQUENCE, head::LENGTH, head::WAITING, head::EPOCH];
     let range = Model::leak(words.into_iter().chain(slot(0)).chain(slot(1)));
@@ -61,11 +71,12 @@ fn memory() -> (Shared, Shared) {
     )
 }
 
-fn ring(overwrite: bool) -> (Producer<[ReaderLine; 1]>, Consumer) {
-    let (range, line) = memory();
+fn ring(overwrite: bool, integrity: Integrity) -> (Producer<[ReaderLine; 1]>, Consumer) {
+    let (range, line) = memory(integrity);
     let geometry = Geometry {
         slot_bytes: 8,
         overwrite,
+        integrity,
     };
     let readers = [ReaderLine::new(line, EPOCH).unwrap()];
     let producer = Producer::start(range, geometry, readers, EPOCH).unwrap();
@@ -90,7 +101,7 @@ fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 #[test]
 fn a_consumer_that_sleeps_is_woken() {
     check(3, || {
-        let (mut producer, mut consumer) = ring(false);
+        let (mut producer, mut consumer) = ring(false, Integrity::None);
         let bell = Arc::new(Doorbell::default());
         let other = bell.clone();
         let thread = thread::spawn(move || {
@@ -119,7 +130,7 @@ fn a_consumer_that_sleeps_is_woken() {
 #[test]
 fn a_producer_that_sleeps_is_woken() {
     check(3, || {
-        let (mut producer, mut consumer) = ring(false);
+        let (mut producer, mut consumer) = ring(false, Integrity::None);
         for value in [1_u64, 2] {
             producer.stage(&value.to_le_bytes()).unwrap();
         }
@@ -153,13 +164,14 @@ fn a_producer_that_sleeps_is_woken() {
 #[test]
 fn an_epoch_begins_before_its_first_slot() {
     check(3, || {
-        let (range, line) = memory();
+        let (range, line) = memory(Integrity::None);
         // What the last epoch left behind.
         range.store_u64(head::EPOCH, EPOCH - 1).unwrap();
         range.store_u64(head::SEQUENCE, 2).unwrap();
         let geometry = Geometry {
             slot_bytes: 8,
             overwrite: false,
+            integrity: Integrity::None,
         };
         let thread = thread::spawn(move || {
             let readers = [ReaderLine::new(line, EPOCH).unwrap()];
@@ -179,7 +191,7 @@ fn an_epoch_begins_before_its_first_slot() {
 #[test]
 fn what_is_overwritten_is_lost_and_counted_and_never_torn() {
     check(2, || {
-        let (mut producer, mut consumer) = ring(true);
+        let (mut producer, mut consumer) = ring(true, Integrity::None);
         let thread = thread::spawn(move || {
             for value in 1..=4_u64 {
                 producer.stage(&(value * 11).to_le_bytes()).unwrap();
@@ -203,11 +215,57 @@ fn what_is_overwritten_is_lost_and_counted_and_never_torn() {
     });
 }
 
+/// The seal of a value: as many stores as a real one, each of which belongs to the value.
+fn seal(number: u64, value: u64) -> Seal {
+    Seal {
+        crc: value as u32,
+        identifier: number,
+        tag: (u128::from(value) << 64 | u128::from(number)).to_le_bytes(),
+    }
+}
+
+/// A producer that overwrites slots with integrity: a seal is never seen beside a payload, a number
+/// or parts of a seal that it does not belong to, so that an honest race is never called a fault.
+#[test]
+fn a_seal_that_is_overwritten_is_never_torn() {
+    check(2, || {
+        let (mut producer, mut consumer) = ring(true, Integrity::Aead);
+        let thread = thread::spawn(move || {
+            for value in [11, 22, 33_u64] {
+                let mut loan = producer.loan().unwrap();
+                let seal = seal(loan.number(), value);
+                loan.write(0, &value.to_le_bytes()).unwrap();
+                loan.stage_sealed(8, &seal).unwrap();
+                producer.publish();
+            }
+        });
+        let mut expected = 1;
+        for _ in 0..2 {
+            let mut payload = [0; 8];
+            let open = |header: &Header, payload: &mut [u8]| {
+                let value = u64::from_le_bytes(payload.try_into().unwrap());
+                assert_eq!(header.seal, seal(header.number, value), "a torn slot");
+                Ok(())
+            };
+            match consumer.receive_sealed(&mut payload, 8, open) {
+                Ok(Some(received)) => {
+                    assert_eq!(received.number, expected + received.lost);
+                    assert_eq!(u64::from_le_bytes(payload), received.number * 11);
+                    expected = received.number + 1;
+                }
+                Ok(None) | Err(ReceiveError::Outrun) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        thread.join().unwrap();
+    });
+}
+
 /// A region's reader that sleeps is woken, and sees the bytes that belong to the number.
 #[test]
 fn a_region_reader_that_sleeps_is_woken() {
     check(3, || {
-        let (range, line) = memory();
+        let (range, line) = memory(Integrity::None);
         let readers = [ReaderLine::new(line, EPOCH).unwrap()];
         let mut writer = region::Writer::start(range, readers, EPOCH).unwrap();
         let mut reader = region::Reader::join(range, line, EPOCH).unwrap();
@@ -244,7 +302,7 @@ fn a_region_reader_that_sleeps_is_woken() {
 #[should_panic(expected = "nobody will ever ring")]
 fn a_sleep_without_the_second_look_misses_the_ring() {
     check(3, || {
-        let (mut producer, mut consumer) = ring(false);
+        let (mut producer, mut consumer) = ring(false, Integrity::None);
         let mut thread = Some(thread::spawn(move || {
             producer.stage(&77_u64.to_le_bytes()).unwrap();
             producer.publish();
@@ -275,7 +333,7 @@ fn a_sleep_without_the_second_look_misses_the_ring() {
 #[should_panic(expected = "both ends missed each other")]
 fn a_sleep_without_the_fence_misses_the_ring() {
     check(3, || {
-        let (range, line) = memory();
+        let (range, line) = memory(Integrity::None);
         let thread = thread::spawn(move || {
             range.store_u64(head::SEQUENCE, 1).unwrap();
             line.load_u64(ack::WAITING).unwrap() != 0

@@ -18,10 +18,11 @@ fn geometry(end: &End) -> Result<Geometry, Error> {
         Kind::Ring {
             slot_bytes,
             overwrite,
-            ..
+            integrity,
         } => Ok(Geometry {
             slot_bytes,
             overwrite,
+            integrity,
         }),
         Kind::Region => Err(Error::Kind("ring")),
     }

@@ -2,9 +2,10 @@
 
 use core::fmt;
 
-use sivshm_abi::channel::slot::LENGTH;
+use sivshm_abi::channel::slot::{CRC, IDENTIFIER, LENGTH, TAG, TAG_BYTES};
 
-use super::{Geometry, Slots};
+use super::integrity::History;
+use super::{Geometry, Header, IntegrityFault, Seal, Slots};
 use crate::line::{ACK, Fault, HEAD, OwnPage, PeerPage};
 use crate::shared::{OutOfBounds, Shared};
 use crate::sync::load_load_fence;
@@ -21,7 +22,7 @@ pub struct Received {
     pub number: u64,
     /// Bytes of the payload, clamped to what a slot holds.
     pub length: usize,
-    /// Slots lost just before this one, because the producer overwrote them.
+    /// Slots lost since the last one received, because the producer overwrote them.
     pub lost: u64,
 }
 
@@ -32,6 +33,8 @@ pub enum ReceiveError {
     TooLong(usize),
     /// The producer overwrites slots faster than they can be copied; trying again is in order.
     Outrun,
+    /// The slot that was due is not there, and is given up. The next call goes on behind it.
+    Integrity(IntegrityFault),
     /// The producer broke the protocol.
     Fault(Fault),
 }
@@ -43,6 +46,7 @@ impl fmt::Display for ReceiveError {
                 write!(f, "the buffer is too small for a payload of {length} bytes")
             }
             Self::Outrun => f.write_str("the peer overwrites slots faster than they can be read"),
+            Self::Integrity(fault) => fault.fmt(f),
             Self::Fault(fault) => fault.fmt(f),
         }
     }
@@ -65,8 +69,28 @@ pub struct Consumer {
     overwrite: bool,
     /// Slots received or lost.
     taken: u64,
-    /// Slots lost since the last one received.
+    /// Slots overwritten since the last one received.
     lost: u64,
+    history: History,
+}
+
+/// What was found at the place of a slot.
+enum Found {
+    /// The slot, or what passes for it, copied whole.
+    Slot(Header),
+    /// A length that no slot has.
+    Corrupt,
+    /// Nothing: no slot was written there yet, or the next one is being written.
+    Nothing,
+}
+
+/// What a slot of the channel is to its consumer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Turn {
+    /// The one that is due.
+    Due,
+    /// A later one, which has overwritten it as it may.
+    Later,
 }
 
 impl Consumer {
@@ -89,6 +113,7 @@ impl Consumer {
             overwrite: geometry.overwrite,
             taken,
             lost: 0,
+            history: History::default(),
         })
     }
 
@@ -98,33 +123,64 @@ impl Consumer {
     /// [`ReceiveError`]
     pub fn receive(&mut self, to: &mut [u8]) -> Result<Option<Received>, ReceiveError> {
         for _ in 0..MAX_ATTEMPTS {
-            // SYNC POINT: slot-published
-            let Some(published) = self.peer.count() else {
+            let Some((number, _)) = self.due()? else {
                 return Ok(None);
             };
-            let pending = published.checked_sub(self.taken).ok_or(Fault::Backwards)?;
-            if pending == 0 {
-                return Ok(None);
-            }
-            match pending.checked_sub(self.slots.count) {
-                None | Some(0) => {}
-                Some(_) if !self.overwrite => return Err(Fault::Overrun.into()),
-                Some(lapped) => self.lose(lapped),
-            }
-            let number = self.taken.saturating_add(1);
             match self.copy(number, to) {
                 Some(length) if length > to.len() => return Err(ReceiveError::TooLong(length)),
-                Some(length) => {
-                    self.taken = number;
-                    let lost = core::mem::take(&mut self.lost);
-                    return Ok(Some(Received {
-                        number,
-                        length,
-                        lost,
-                    }));
-                }
+                Some(length) => return Ok(Some(self.take(number, length))),
                 None if !self.overwrite => return Err(Fault::Slot.into()),
                 None => self.lose(1),
+            }
+        }
+        Err(ReceiveError::Outrun)
+    }
+
+    /// As [`Self::receive`], for a ring with integrity: `open` proves the seal of the header and
+    /// the payload that were copied to the start of `space`, and may decrypt them there. A payload
+    /// of more than `room` bytes stays in the ring. Whatever fails, nothing of it stays in `space`.
+    ///
+    /// # Errors
+    /// [`ReceiveError`]; [`ReceiveError::TooLong`] also if `space` is smaller than a slot's payload.
+    pub fn receive_sealed(
+        &mut self,
+        space: &mut [u8],
+        room: usize,
+        mut open: impl FnMut(&Header, &mut [u8]) -> Result<(), IntegrityFault>,
+    ) -> Result<Option<Received>, ReceiveError> {
+        let needed = self.slots.payload;
+        let space = space
+            .get_mut(..needed)
+            .ok_or(ReceiveError::TooLong(needed))?;
+        for _ in 0..MAX_ATTEMPTS {
+            let Some((number, published)) = self.due()? else {
+                return Ok(None);
+            };
+            let found = self.copy_sealed(number, space);
+            let (copied, verdict) = match found.ok_or(Fault::Slot)? {
+                Found::Slot(header) => {
+                    let length = usize::try_from(header.length).unwrap_or(needed).min(needed);
+                    let (payload, _) = space.split_at_mut(length);
+                    let proved = open(&header, payload);
+                    let judged = proved.and_then(|()| self.judge(number, header.number, published));
+                    (length, judged)
+                }
+                Found::Corrupt => (needed, Err(IntegrityFault::Corruption)),
+                Found::Nothing if self.overwrite => (needed, Ok(Turn::Later)),
+                Found::Nothing => (needed, Err(IntegrityFault::Loss)),
+            };
+            if verdict == Ok(Turn::Due) && copied <= room {
+                return Ok(Some(self.take(number, copied)));
+            }
+            space.split_at_mut(copied).0.fill(0);
+            match verdict {
+                Ok(Turn::Due) => return Err(ReceiveError::TooLong(copied)),
+                Ok(Turn::Later) => self.lose(1),
+                Err(fault) => {
+                    self.taken = number;
+                    self.history.given_up(1);
+                    return Err(ReceiveError::Integrity(fault));
+                }
             }
         }
         Err(ReceiveError::Outrun)
@@ -149,9 +205,38 @@ impl Consumer {
         self.own.sleeper()
     }
 
+    /// The number of the slot that is due, if it is published, and how many are.
+    fn due(&mut self) -> Result<Option<(u64, u64)>, Fault> {
+        // SYNC POINT: slot-published
+        let Some(published) = self.peer.count() else {
+            return Ok(None);
+        };
+        let pending = published.checked_sub(self.taken).ok_or(Fault::Backwards)?;
+        if pending == 0 {
+            return Ok(None);
+        }
+        match pending.checked_sub(self.slots.count) {
+            None | Some(0) => {}
+            Some(_) if !self.overwrite => return Err(Fault::Overrun),
+            Some(lapped) => self.lose(lapped),
+        }
+        Ok(Some((self.taken.saturating_add(1), published)))
+    }
+
+    fn take(&mut self, number: u64, length: usize) -> Received {
+        self.taken = number;
+        self.history.received();
+        Received {
+            number,
+            length,
+            lost: core::mem::take(&mut self.lost),
+        }
+    }
+
     fn lose(&mut self, slots: u64) {
         self.taken = self.taken.saturating_add(slots);
         self.lost = self.lost.saturating_add(slots);
+        self.history.given_up(slots);
     }
 
     /// Copies what fits `to` of a slot's payload and returns the payload's length, or nothing if
@@ -161,12 +246,69 @@ impl Consumer {
         if slot.number.load() != number {
             return None;
         }
-        let length = usize::try_from(slot.memory.load_u32(LENGTH).ok()?)
+        let length = usize::try_from(slot.header.load_u32(LENGTH).ok()?)
             .unwrap_or(usize::MAX)
             .min(self.slots.payload);
         let fits = length.min(to.len());
-        slot.payload().ok()?.copy_out(0, to.get_mut(..fits)?).ok()?;
+        slot.payload.copy_out(0, to.get_mut(..fits)?).ok()?;
         load_load_fence();
         (slot.number.load() == number).then_some(length) // SYNC POINT: slot-overwritten
+    }
+
+    /// Copies what is at the place of slot `number`, header and payload; nothing if the place is
+    /// not within the ring.
+    fn copy_sealed(&self, number: u64, space: &mut [u8]) -> Option<Found> {
+        let slot = self.slots.slot(number).ok()?;
+        let number = slot.number.load();
+        let length = slot.header.load_u32(LENGTH).ok()?;
+        let crc = slot.header.load_u32(CRC).ok()?;
+        let identifier = slot.header.load_u64(IDENTIFIER).ok()?;
+        let mut tag = [0; TAG_BYTES];
+        if slot.header.len() > TAG {
+            slot.header.copy_out(TAG, &mut tag).ok()?;
+        }
+        let claimed = usize::try_from(length).unwrap_or(usize::MAX);
+        let copied = claimed.min(self.slots.payload);
+        slot.payload.copy_out(0, space.get_mut(..copied)?).ok()?;
+        load_load_fence();
+        // SYNC POINT: slot-overwritten
+        let overwritten = self.overwrite && slot.number.load() != number;
+        Some(if number == 0 || overwritten {
+            Found::Nothing
+        } else if claimed > copied {
+            Found::Corrupt
+        } else {
+            let seal = Seal {
+                crc,
+                identifier,
+                tag,
+            };
+            Found::Slot(Header {
+                number,
+                length,
+                seal,
+            })
+        })
+    }
+
+    /// Judges the number of a slot of this channel, found where `due` was to be.
+    fn judge(&self, due: u64, found: u64, published: u64) -> Result<Turn, IntegrityFault> {
+        if found == due {
+            return Ok(Turn::Due);
+        }
+        if found < due {
+            return Err(self.history.fault(self.taken.saturating_sub(found)));
+        }
+        if self.overwrite && (found - due).is_multiple_of(self.slots.count) {
+            // The producer may have gone on since, and fills slots before it publishes them.
+            let latest = self.peer.count().unwrap_or(published);
+            if found <= latest.saturating_add(self.slots.count) {
+                return Ok(Turn::Later);
+            }
+        }
+        Err(match found <= published {
+            true => IntegrityFault::Loss,
+            false => IntegrityFault::Insertion,
+        })
     }
 }

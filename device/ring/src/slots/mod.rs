@@ -4,9 +4,15 @@
 //! Slots are numbered from 1 in each epoch; slot `n` lies at place `(n - 1) % count`. Without
 //! overwriting, the producer waits for its slowest consumer. With it, the producer never waits, and
 //! a consumer notices by the slots' own numbers what it has lost.
+//!
+//! With integrity each slot carries a [`Seal`]. The caller makes it and proves it; a [`Consumer`]
+//! judges the numbers of slots that are proved ([`IntegrityFault`]).
 
 mod consumer;
+mod integrity;
 mod producer;
+#[cfg(test)]
+mod tests;
 
 use sivshm_abi::channel::slot::NUMBER;
 use sivshm_abi::channel::{HEAD_BYTES, slot_count, slot_header_bytes, slot_stride};
@@ -15,11 +21,8 @@ use sivshm_abi::grant::Integrity;
 use crate::shared::{OutOfBounds, Shared, Word64};
 
 pub use consumer::{Consumer, ReceiveError, Received};
+pub use integrity::{Header, IntegrityFault, Seal};
 pub use producer::{Loan, LoanError, Producer};
-
-/// Offset of the payload within a slot.
-const PAYLOAD: usize = 1 << slot_header_bytes(Integrity::None).ilog2();
-const _: () = assert!(PAYLOAD as u64 == slot_header_bytes(Integrity::None));
 
 /// Geometry of a ring, as its grant states it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,6 +31,8 @@ pub struct Geometry {
     pub slot_bytes: u32,
     /// Whether the producer overwrites the oldest slot instead of waiting.
     pub overwrite: bool,
+    /// What protects each slot, and so what its header has.
+    pub integrity: Integrity,
 }
 
 /// The slots behind a head page.
@@ -37,14 +42,18 @@ struct Slots {
     stride: usize,
     /// A power of two.
     count: u64,
+    /// Bytes in front of a payload.
+    header: usize,
+    /// Bytes of a payload.
     payload: usize,
 }
 
 /// One slot.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    memory: Shared,
+    header: Shared,
     number: Word64,
+    payload: Shared,
 }
 
 impl Slots {
@@ -54,16 +63,20 @@ impl Slots {
             bytes: usize::MAX,
             len: range.len(),
         };
+        let Geometry {
+            slot_bytes,
+            integrity,
+            ..
+        } = geometry;
+        let bytes = |bytes: u64| usize::try_from(bytes).map_err(|_| refused);
         let length = u64::try_from(range.len()).map_err(|_| refused)?;
-        let count = slot_count(length, geometry.slot_bytes, Integrity::None).ok_or(refused)?;
-        let stride = usize::try_from(slot_stride(geometry.slot_bytes, Integrity::None))
-            .map_err(|_| refused)?;
-        let head = usize::try_from(HEAD_BYTES).map_err(|_| refused)?;
+        let head = bytes(HEAD_BYTES)?;
         Ok(Self {
+            count: slot_count(length, slot_bytes, integrity).ok_or(refused)?,
             memory: range.sub(head, range.len() - head)?,
-            stride,
-            count,
-            payload: usize::try_from(geometry.slot_bytes).map_err(|_| refused)?,
+            stride: bytes(slot_stride(slot_bytes, integrity))?,
+            header: bytes(slot_header_bytes(integrity))?,
+            payload: bytes(slot_bytes.into())?,
         })
     }
 
@@ -73,15 +86,11 @@ impl Slots {
         let offset = usize::try_from(place)
             .unwrap_or(usize::MAX)
             .saturating_mul(self.stride);
-        let memory = self.memory.sub(offset, PAYLOAD + self.payload)?;
-        let number = memory.word64(NUMBER)?;
-        Ok(Slot { memory, number })
-    }
-}
-
-impl Slot {
-    fn payload(&self) -> Result<Shared, OutOfBounds> {
-        self.memory
-            .sub(PAYLOAD, self.memory.len().saturating_sub(PAYLOAD))
+        let memory = self.memory.sub(offset, self.header + self.payload)?;
+        Ok(Slot {
+            header: memory.sub(0, self.header)?,
+            number: memory.word64(NUMBER)?,
+            payload: memory.sub(self.header, self.payload)?,
+        })
     }
 }

@@ -2,9 +2,9 @@
 
 use core::fmt;
 
-use sivshm_abi::channel::slot::LENGTH;
+use sivshm_abi::channel::slot::{CRC, IDENTIFIER, LENGTH, TAG};
 
-use super::{Geometry, Slot, Slots};
+use super::{Geometry, Seal, Slot, Slots};
 use crate::line::{Fault, HEAD, OwnPage, ReaderLine, slowest};
 use crate::shared::{OutOfBounds, Shared};
 use crate::sync::store_store_fence;
@@ -170,12 +170,18 @@ pub struct Loan<'a> {
 }
 
 impl Loan<'_> {
+    /// The slot's number, which a seal covers.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Stores bytes of the payload.
     ///
     /// # Errors
     /// [`OutOfBounds`] if they do not fit the slot.
     pub fn write(&mut self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
-        self.slot.payload()?.copy_in(offset, from)
+        self.slot.payload.copy_in(offset, from)
     }
 
     /// Stages the slot with the first `length` bytes of its payload.
@@ -183,18 +189,24 @@ impl Loan<'_> {
     /// # Errors
     /// [`OutOfBounds`] if a slot has fewer; nothing is staged then.
     pub fn stage(self, length: usize) -> Result<(), OutOfBounds> {
-        let refused = OutOfBounds {
-            offset: 0,
-            bytes: length,
-            len: self.slot.payload()?.len(),
-        };
-        let bytes = u32::try_from(length).map_err(|_| refused)?;
-        if length > refused.len {
-            return Err(refused);
-        }
-        self.slot.memory.store_u32(LENGTH, bytes)?;
+        let payload = self.slot.payload.sub(0, length)?.len();
+        let length = u32::try_from(payload).unwrap_or(u32::MAX);
+        self.slot.header.store_u32(LENGTH, length)?;
         self.slot.number.store(self.number); // SYNC POINT: slot-overwritten
         *self.staged = self.number;
         Ok(())
+    }
+
+    /// As [`Self::stage`], with the seal of a ring that has integrity.
+    ///
+    /// # Errors
+    /// As [`Self::stage`]; also if the ring has none, whose headers have no room for it.
+    pub fn stage_sealed(self, length: usize, seal: &Seal) -> Result<(), OutOfBounds> {
+        self.slot.header.store_u64(IDENTIFIER, seal.identifier)?;
+        self.slot.header.store_u32(CRC, seal.crc)?;
+        if self.slot.header.len() > TAG {
+            self.slot.header.copy_in(TAG, &seal.tag)?;
+        }
+        self.stage(length)
     }
 }

@@ -485,6 +485,7 @@ const SLOT_BYTES: u32 = 60_000;
 const GEOMETRY: Geometry = Geometry {
     slot_bytes: SLOT_BYTES,
     overwrite: false,
+    integrity: Integrity::None,
 };
 
 fn start_rings() -> (Host, Session) {
