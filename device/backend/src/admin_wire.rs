@@ -1,12 +1,21 @@
-//! Messages of the admin socket, `admin/VM.sock`: one JSON line each way (`docs/port.md`).
+//! Messages of the admin socket, `admin/VM.sock`: one JSON line each way, and events for who watches
+//! (`docs/port.md`).
 
 use serde::{Deserialize, Serialize};
 
-/// Longest request line, in bytes: a command and a name, with room for a person's spaces.
-pub const MAX_REQUEST_BYTES: usize = 1024;
+/// Longest policy that a running device process takes, in bytes: 13000 channels, which take 48 MiB
+/// and a second to compile. A longer one needs a restart.
+pub const MAX_RELOAD_POLICY_BYTES: usize = 1024 * 1024;
+
+/// Longest CRL that a running device process takes, in bytes: 19000 SVIDs of 54 bytes of PEM each.
+pub const MAX_RELOAD_CRL_BYTES: usize = 1024 * 1024;
+
+/// Longest request line, in bytes: a policy and a CRL as JSON, where a quote, a backslash or the end
+/// of a line takes two bytes, and the words around them.
+pub const MAX_REQUEST_BYTES: usize = 2 * (MAX_RELOAD_POLICY_BYTES + MAX_RELOAD_CRL_BYTES) + 1024;
 
 /// Longest answer line, in bytes: 255 peers, 1024 channels and 64 sessions of at most 256 bytes of
-/// JSON each, rounded up to a power of two.
+/// JSON each, and 1024 pairings of 128, rounded up to a power of two.
 pub const MAX_ANSWER_BYTES: usize = 512 * 1024;
 
 /// What an operator asks for.
@@ -25,6 +34,16 @@ pub enum AdminRequest {
         /// Name of the channel.
         channel: String,
     },
+    /// Narrow what is shared to what a newer policy and a newer CRL allow.
+    Reload {
+        /// Text of the policy.
+        policy: String,
+        /// The CRL, PEM.
+        crl: String,
+    },
+    /// Say from now on what the supervisor has to know: an [`AdminEvent`] a line, until either side
+    /// closes.
+    Watch {},
 }
 
 /// What the device process answers.
@@ -40,11 +59,49 @@ pub enum AdminAnswer {
         /// Live grants of this VM that ended by it.
         grants: u32,
     },
+    /// To `reload`: the policy and the CRL are in force.
+    Reloaded(Reloaded),
+    /// To `watch`: events follow.
+    Watching {},
     /// The request was not carried out.
     Refused {
         /// Why.
         reason: String,
     },
+}
+
+/// What a reload has changed at one device process.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Reloaded {
+    /// Serial number of the policy now in force.
+    pub policy_serial: u64,
+    /// Channels of this VM that have ended for good, because the policy has them no more.
+    pub ended: Vec<String>,
+    /// What the policy says and only a restart brings about, in words.
+    pub needs_restart: Vec<String>,
+    /// Links with peers that ended.
+    pub links: u32,
+    /// Sessions of the guest that ended.
+    pub sessions: u32,
+    /// Pairings that ended.
+    pub pairings: u32,
+}
+
+/// What who watches is told.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminEvent {
+    /// The guest has not acknowledged in time that what was taken from it is gone.
+    Uncontained(Uncontained),
+}
+
+/// A guest that keeps what was taken from it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Uncontained {
+    /// Its VM.
+    pub vm: String,
+    /// Whether the policy wants its VMM to be ended.
+    pub end_vmm: bool,
 }
 
 /// State of one device process.
@@ -60,10 +117,16 @@ pub struct Status {
     pub uptime_ms: u64,
     /// Whether it runs in development mode: one uid, a compromised VMM is not confined.
     pub development: bool,
-    /// Serial number of the policy.
+    /// Serial number of the policy in force.
     pub policy_serial: u64,
-    /// Digest of the policy's plan, in hexadecimal.
+    /// Digest of the plan of the policy in force, in hexadecimal.
     pub policy_digest: String,
+    /// When the SVID of this device process ends, RFC 3339.
+    pub svid_not_after: String,
+    /// The CRL in force.
+    pub crl: CrlStatus,
+    /// Why nothing is shared any more until it is started again, if that is so.
+    pub out_of_service: Option<String>,
     /// The VMM that has been launched.
     pub vmm: Option<VmmStatus>,
     /// Live sessions of the guest.
@@ -74,6 +137,13 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Whether the guest has acknowledged every revocation within its bound.
     pub contained: bool,
+}
+
+/// A list of SVIDs that are not to be trusted any more.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CrlStatus {
+    /// When there must be a newer one, RFC 3339: from then on nobody new is trusted.
+    pub next_update: String,
 }
 
 /// The VMM behind a VM.
@@ -96,6 +166,10 @@ pub struct SessionStatus {
     pub session: u32,
     /// The service that it is.
     pub service: String,
+    /// Whether it has proved so with its SVID.
+    pub proved: bool,
+    /// When that SVID ends, RFC 3339.
+    pub svid_not_after: Option<String>,
     /// Process id in the guest.
     pub pid: u32,
     /// Effective user in the guest.
@@ -115,6 +189,35 @@ pub struct ChannelStatus {
     pub to: Vec<String>,
     /// What it is up to at this VM's end.
     pub state: ChannelState,
+    /// Its pairings that this VM has a part in: of a channel that it writes one for each reader.
+    pub pairings: Vec<PairingStatus>,
+}
+
+/// The writer and one reader of a channel.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PairingStatus {
+    /// The reader, as `VM/SERVICE`.
+    pub reader: String,
+    /// How far they are.
+    pub state: PairingState,
+    /// Of an open pairing: what tells it from those before, in hexadecimal.
+    pub epoch: Option<String>,
+    /// Of an open pairing: microseconds from the `open` to its grants here.
+    pub handshake_us: Option<u64>,
+}
+
+/// How far a pairing is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairingState {
+    /// No service of this VM wants it.
+    Idle,
+    /// This VM's service wants it; the other one does not yet.
+    Wanted,
+    /// The two are proving to each other who they are.
+    Opening,
+    /// Both have, and both have their grants.
+    Open,
 }
 
 /// State of this VM's end of a channel.
@@ -129,6 +232,8 @@ pub enum ChannelState {
     Granted,
     /// Revoked by the operator.
     Revoked,
+    /// Ended by a newer policy.
+    Ended,
 }
 
 /// A peer of this VM.
@@ -171,10 +276,39 @@ mod tests {
                     channel: "job-1".into(),
                 },
             ),
+            (
+                r#"{"command":"reload","policy":"a\n","crl":"b"}"#,
+                AdminRequest::Reload {
+                    policy: "a\n".into(),
+                    crl: "b".into(),
+                },
+            ),
+            (r#"{"command":"watch"}"#, AdminRequest::Watch {}),
         ] {
             assert_eq!(serde_json::from_str::<AdminRequest>(line).unwrap(), request);
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
         }
         assert!(serde_json::from_str::<AdminRequest>(r#"{"command":"status","x":1}"#).is_err());
+    }
+
+    #[test]
+    fn events_are_what_the_documents_say() {
+        let event = AdminEvent::Uncontained(Uncontained {
+            vm: "ivi".into(),
+            end_vmm: true,
+        });
+        let line = r#"{"uncontained":{"vm":"ivi","end_vmm":true}}"#;
+        assert_eq!(serde_json::to_string(&event).unwrap(), line);
+    }
+
+    /// The longest policy and CRL, each of its bytes escaped, with the words around them.
+    #[test]
+    fn the_longest_reload_is_within_its_bound() {
+        let request = AdminRequest::Reload {
+            policy: "\n".repeat(MAX_RELOAD_POLICY_BYTES),
+            crl: "\n".repeat(MAX_RELOAD_CRL_BYTES),
+        };
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(line.len() < MAX_REQUEST_BYTES);
     }
 }

@@ -16,6 +16,9 @@ pub struct Args {
     /// Policy file
     #[arg(long)]
     policy: PathBuf,
+    /// Newer policy that narrows what the first one shares, as `sivshm reload` has put it in force
+    #[arg(long)]
+    narrowed: Option<PathBuf>,
     /// Directory below which run/, etc/ and var/ lie
     #[arg(long, default_value = "/")]
     root: PathBuf,
@@ -55,8 +58,10 @@ impl Mode {
 pub struct Config {
     /// VM to serve.
     pub vm: VmName,
-    /// Policy file.
+    /// Policy file: what memory there is, and who may share it at most.
     pub policy: PathBuf,
+    /// A newer policy that takes from the first one.
+    pub narrowed: Option<PathBuf>,
     /// Directory below which everything lies.
     pub root: PathBuf,
     /// File of users and groups.
@@ -70,12 +75,14 @@ impl From<Args> for Config {
         let Args {
             vm,
             policy,
+            narrowed,
             root,
             ids,
         } = args;
         Self {
             vm,
             policy,
+            narrowed,
             root,
             ids,
             mode: Mode::of_process(),
@@ -89,10 +96,11 @@ mod tests {
 
     #[test]
     fn all_arguments_reach_the_config() {
-        let line = "sivshm-device --vm ivi --policy p --root r --ids i";
+        let line = "sivshm-device --vm ivi --policy p --narrowed n --root r --ids i";
         let config = Config::from(Args::try_parse_from(line.split(' ')).unwrap());
         assert_eq!(config.vm, VmName::new("ivi").unwrap());
         assert_eq!(config.policy, PathBuf::from("p"));
+        assert_eq!(config.narrowed, Some(PathBuf::from("n")));
         assert_eq!(config.root, PathBuf::from("r"));
         assert_eq!(config.ids, PathBuf::from("i"));
     }

@@ -7,13 +7,14 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use sivshm_abi::name::VmName;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::clock::Clock;
 use crate::run::bucket::TokenBucket;
 
 /// Refusals of strangers that are recorded one by one before they are only counted: enough to see
@@ -139,13 +140,14 @@ pub enum AuditError {
     Json(#[source] serde_json::Error),
     /// The clock is beyond what a date can say.
     #[error("the host's clock shows a time that has no date")]
-    Clock(#[source] time::error::Format),
+    Clock(#[source] time::Error),
 }
 
 /// An open audit log.
 #[derive(Debug)]
 pub struct Audit<'h> {
     file: &'h File,
+    clock: &'h Clock,
     vm: VmName,
     boot: String,
     instance: String,
@@ -159,6 +161,7 @@ impl<'h> Audit<'h> {
     #[must_use]
     pub fn new(
         file: &'h File,
+        clock: &'h Clock,
         vm: VmName,
         host_boot: [u8; 16],
         instance: [u8; 16],
@@ -166,6 +169,7 @@ impl<'h> Audit<'h> {
     ) -> Self {
         Self {
             file,
+            clock,
             vm,
             boot: hex(&host_boot),
             instance: hex(&instance),
@@ -181,9 +185,7 @@ impl<'h> Audit<'h> {
     /// [`AuditError`]: what the record says must not happen.
     pub fn record(&mut self, entry: Entry<'_>) -> Result<(), AuditError> {
         let record = Record {
-            time: OffsetDateTime::now_utc()
-                .format(&Rfc3339)
-                .map_err(AuditError::Clock)?,
+            time: rfc3339(self.clock.wall()).map_err(AuditError::Clock)?,
             boot: &self.boot,
             instance: &self.instance,
             sequence: self.sequence,
@@ -231,6 +233,18 @@ impl<'h> Audit<'h> {
     }
 }
 
+/// A time as RFC 3339 has it, in UTC.
+///
+/// # Errors
+/// It has no date: it is after the year 9999.
+pub fn rfc3339(time: SystemTime) -> Result<String, time::Error> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let nanoseconds = since.map(|since| since.as_nanos()).unwrap_or_default();
+    let nanoseconds = i128::try_from(nanoseconds).unwrap_or(i128::MAX);
+    let date = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)?;
+    Ok(date.format(&Rfc3339)?)
+}
+
 /// Bytes in lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -253,8 +267,9 @@ pub(crate) mod tests {
         let reader = file.try_clone().unwrap();
         let vm = VmName::new("ivi").unwrap();
         let file = Box::leak(Box::new(file));
+        let clock = Box::leak(Box::new(Clock::start().unwrap()));
         (
-            Audit::new(file, vm, [1; 16], [2; 16], Instant::now()),
+            Audit::new(file, clock, vm, [1; 16], [2; 16], Instant::now()),
             reader,
         )
     }
@@ -319,7 +334,8 @@ pub(crate) mod tests {
         drop(reader);
         let read_only = File::open(path.path()).unwrap();
         let vm = VmName::new("ivi").unwrap();
-        let mut audit = Audit::new(&read_only, vm, [1; 16], [2; 16], Instant::now());
+        let clock = Clock::start().unwrap();
+        let mut audit = Audit::new(&read_only, &clock, vm, [1; 16], [2; 16], Instant::now());
         assert!(matches!(audit.record(ENTRY), Err(AuditError::Append(_))));
     }
 }

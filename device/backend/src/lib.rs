@@ -8,6 +8,7 @@ pub mod admin_wire;
 pub mod args;
 pub mod audit;
 mod boot;
+mod clock;
 pub mod confined;
 pub mod held;
 pub mod ids;

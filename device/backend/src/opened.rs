@@ -1,10 +1,10 @@
 //! `Config -> Opened`: everything that needs privilege or a path (DESIGN section 5).
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -14,18 +14,20 @@ use sivshm_abi::control::CONTROL_BYTES;
 use sivshm_abi::grant::Generation;
 use sivshm_handshake::{CredentialError, Credentials};
 use sivshm_policy::LoadError;
+use sivshm_policy::narrow::{NarrowError, Narrowing};
 use sivshm_policy::plan::{Plan, Vm};
-use sivshm_sys::clock;
 use sivshm_sys::eventfd;
 use sivshm_sys::facts::FdInfo;
 use sivshm_sys::map::Mapping;
 use sivshm_sys::memfd::{self, Ownership};
 use sivshm_sys::sandbox::Limits;
 use sivshm_sys::tick::Tick;
+use sivshm_sys::clock::since_boot;
 use zeroize::Zeroizing;
 
 use crate::args::{Config, Mode};
-use crate::held::{ControlMemory, Held};
+use crate::clock::Clock;
+use crate::held::{ControlMemory, Held, InForce};
 use crate::ids::{DomainIds, IdMap, IdsError};
 use crate::listeners::{self, ListenError};
 use crate::paths::{Paths, SocketDir};
@@ -40,6 +42,14 @@ pub enum OpenError {
     /// The policy is fine and knows no such VM.
     #[error("policy: it has no VM `{0}`")]
     NoSuchVm(sivshm_abi::name::VmName),
+    /// The newer policy can't follow the first one.
+    #[error("policy: {path} can't be in force here: {source}")]
+    Narrowed {
+        /// The newer policy.
+        path: PathBuf,
+        /// Why.
+        source: NarrowError,
+    },
     /// Users and groups are not known.
     #[error(transparent)]
     Ids(#[from] IdsError),
@@ -55,7 +65,16 @@ pub enum OpenError {
         /// The key's file.
         path: PathBuf,
     },
-    /// The SVID, its key or the trust bundle is wrong.
+    /// There are no revocation lists.
+    #[error(
+        "host: there is no revocation list {path}; make one with `sivshm-ca crl`, which is empty at \
+         first, and put it there"
+    )]
+    NoCrl {
+        /// Where it has to be.
+        path: PathBuf,
+    },
+    /// The SVID, its key, the trust bundle or the revocation list is wrong.
     #[error("host: the credentials in {path} are not usable")]
     Credentials {
         /// The directory of the VM.
@@ -104,6 +123,7 @@ impl Opened {
     /// process that can't start leaves another one's alone.
     pub fn open(config: Config) -> Result<Self, OpenError> {
         let plan = sivshm_policy::load(&config.policy)?;
+        let narrowing = narrowing(&plan, config.narrowed.as_deref())?;
         let (me, vm) = plan.vm(config.vm).ok_or(OpenError::NoSuchVm(config.vm))?;
         let ids = all_ids(&config, &plan)?;
         let my_ids = ids.vm(config.vm).ok_or_else(|| OpenError::NoIds {
@@ -113,11 +133,12 @@ impl Opened {
         make_room(limits.files).map_err(object("room for its descriptors"))?;
 
         let paths = Paths::new(&config.root, plan.trust_domain);
-        let credentials = credentials(&paths, &plan, vm)?;
+        let clock = Clock::start().map_err(object("a view of the clocks"))?;
+        let credentials = credentials(&paths, &plan, vm, &clock)?;
         let audit = audit_file(&paths.audit(config.vm))?;
         let host_boot = boot::host_boot().map_err(object("the identifier of the boot"))?;
         let instance = boot::instance().map_err(object("a random identifier"))?;
-        let generation = clock::since_boot().map_err(object("a generation"))?;
+        let generation = since_boot().map_err(object("a generation"))?;
         let ownership = slices::ownership(config.mode, my_ids);
         let slices = slices::create(&plan, me, ownership, Generation(generation))
             .map_err(object("a slice"))?;
@@ -140,13 +161,17 @@ impl Opened {
                 me,
                 ids,
                 my_ids,
-                credentials,
+                in_force: RefCell::new(InForce {
+                    credentials,
+                    narrowing,
+                }),
                 slices,
                 control,
                 vectors,
                 kick,
                 listeners,
                 fdinfo,
+                clock,
                 audit,
                 signals,
                 tick,
@@ -183,28 +208,46 @@ fn all_ids(config: &Config, plan: &Plan) -> Result<DomainIds, OpenError> {
         })
 }
 
-fn credentials(paths: &Paths, plan: &Plan, vm: &Vm) -> Result<Credentials, OpenError> {
+/// What a newer policy takes from the plan, if there is a newer one.
+fn narrowing(plan: &Plan, newer: Option<&Path>) -> Result<Option<Narrowing>, OpenError> {
+    let Some(path) = newer else {
+        return Ok(None);
+    };
+    let narrowing = plan.narrowed_by(&sivshm_policy::load(path)?);
+    narrowing.map(Some).map_err(|source| OpenError::Narrowed {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn credentials(
+    paths: &Paths,
+    plan: &Plan,
+    vm: &Vm,
+    clock: &Clock,
+) -> Result<Credentials, OpenError> {
     let read = |path: PathBuf| fs::read(&path).map_err(file(&path));
     let chain = read(paths.device_chain(vm.name))?;
     let bundle = read(paths.bundle())?;
+    let crl = read(paths.crl()).map_err(|error| match error {
+        OpenError::File { path, source } if source.kind() == io::ErrorKind::NotFound => {
+            OpenError::NoCrl { path }
+        }
+        error => error,
+    })?;
     let key_path = paths.device_key(vm.name);
     let owner = fs::metadata(&key_path).map_err(file(&key_path))?;
     if owner.uid() != geteuid().as_raw() || owner.mode() & 0o077 != 0 {
         return Err(OpenError::ExposedKey { path: key_path });
     }
     let key = Zeroizing::new(read(key_path)?);
-    Credentials::load(
-        plan.trust_domain,
-        vm.name,
-        &chain,
-        &key,
-        &bundle,
-        SystemTime::now(),
-    )
-    .map_err(|source| OpenError::Credentials {
-        path: paths.vm_dir(vm.name),
-        source,
-    })
+    let wall = clock.wall();
+    Credentials::load(plan.trust_domain, vm.name, &chain, &key, &bundle, wall)
+        .and_then(|credentials| credentials.with_crl(&crl, wall))
+        .map_err(|source| OpenError::Credentials {
+            path: paths.vm_dir(vm.name),
+            source,
+        })
 }
 
 fn audit_file(path: &Path) -> Result<File, OpenError> {

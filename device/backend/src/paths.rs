@@ -108,6 +108,12 @@ impl Paths {
         self.config.join("bundle.pem")
     }
 
+    /// The revocation lists, PEM.
+    #[must_use]
+    pub fn crl(&self) -> PathBuf {
+        self.config.join("crl.pem")
+    }
+
     /// The directory of a VM's device SVID and key.
     #[must_use]
     pub fn vm_dir(&self, vm: VmName) -> PathBuf {
@@ -173,6 +179,7 @@ mod tests {
             paths.audit(vm),
             Path::new("/x/var/log/sivshm/car.example/ivi.audit.jsonl")
         );
+        assert_eq!(paths.crl(), Path::new("/x/etc/sivshm/car.example/crl.pem"));
         assert_eq!(paths.ids(), Path::new("/x/var/lib/sivshm/ids.json"));
         let service = ServiceName::new("camera").unwrap();
         assert_eq!(

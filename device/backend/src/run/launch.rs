@@ -77,10 +77,16 @@ impl Launcher<'_> {
         *self.vmm.as_ref()?.peers.get(peer)?
     }
 
+    fn stay(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.stay();
+        }
+    }
+
     /// When something has to be done although nothing is ready.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let silent = self.connections.values().filter(|c| !c.heard());
-        let silent = silent.map(LineConnection::deadline);
+        let silent = self.connections.values();
+        let silent = silent.filter_map(LineConnection::deadline);
         let waiting = self.waiting.as_ref().map(|waiting| waiting.until);
         silent.chain(waiting).chain(self.port_again).min()
     }
@@ -146,6 +152,8 @@ impl<'h> EventLoop<'h> {
             Heard::End => self.end_launch(id, now),
             Heard::Line(line) => match self.check_launch(&line) {
                 Ok(request) => {
+                    // From now on the launch has a time limit of its own, and then the VMM lives.
+                    self.launcher.stay(id);
                     self.launcher.waiting = Some(Waiting {
                         connection: id,
                         request,
@@ -299,7 +307,7 @@ impl<'h> EventLoop<'h> {
             self.refuse_launch(waiting.connection, reason, missing)?;
         }
         let connections = &mut self.launcher.connections;
-        connections.retain(|_, connection| connection.heard() || connection.deadline() > now);
+        connections.retain(|_, connection| !connection.expired(now));
         if self.launcher.port_again.is_some_and(|at| at <= now) {
             self.launcher.port_again = None;
             self.after_port(Ok(()), now)?;

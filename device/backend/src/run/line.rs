@@ -10,6 +10,9 @@ use sivshm_sys::socket::PeerCredentials;
 use crate::run::limits::LINE_WITHIN;
 use crate::run::outbox::{Flushed, Outbox, Overflow, Right};
 
+/// Bytes read at once: 64 reads bring the longest line ([`crate::admin_wire::MAX_REQUEST_BYTES`]).
+const READ_BYTES: usize = 64 * 1024;
+
 /// What reading brought.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Heard {
@@ -21,7 +24,7 @@ pub enum Heard {
     End,
 }
 
-/// A connection that sends one line and gets one line.
+/// A connection that sends one line and gets one line, or if it stays, more.
 #[derive(Debug)]
 pub struct LineConnection<'h> {
     socket: OwnedFd,
@@ -30,7 +33,7 @@ pub struct LineConnection<'h> {
     max: usize,
     heard: bool,
     outbox: Outbox<'h>,
-    deadline: Instant,
+    deadline: Option<Instant>,
 }
 
 impl<'h> LineConnection<'h> {
@@ -51,7 +54,7 @@ impl<'h> LineConnection<'h> {
             max,
             heard: false,
             outbox: Outbox::new(max_answer),
-            deadline: now + LINE_WITHIN,
+            deadline: Some(now + LINE_WITHIN),
         }
     }
 
@@ -61,22 +64,32 @@ impl<'h> LineConnection<'h> {
         self.who
     }
 
-    /// Until when the line has to be whole, and the answer of a connection that is nothing more
-    /// taken.
+    /// Until when the line has to be whole and the answer taken; none once the connection stays.
     #[must_use]
-    pub const fn deadline(&self) -> Instant {
+    pub const fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Whether the line was whole.
+    /// Whether the deadline has passed.
     #[must_use]
-    pub const fn heard(&self) -> bool {
-        self.heard
+    pub fn expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|at| at <= now)
+    }
+
+    /// The connection stays, as a sign of life of whoever made it.
+    pub const fn stay(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Whether the connection has no further use once everything is sent.
+    #[must_use]
+    pub const fn answered(&self) -> bool {
+        self.heard && self.deadline.is_some()
     }
 
     /// Reads what is there.
     pub fn read(&mut self) -> Heard {
-        let mut buffer = [0; 1024];
+        let mut buffer = vec![0; READ_BYTES];
         let received = match scm::receive(&self.socket, &mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Heard::Part,
@@ -87,8 +100,9 @@ impl<'h> LineConnection<'h> {
         if bytes.is_empty() || self.heard || !received.rights.is_empty() || received.truncated {
             return Heard::End;
         }
+        let before = self.line.len();
         self.line.extend_from_slice(bytes);
-        match self.line.iter().position(|byte| *byte == b'\n') {
+        match bytes.iter().position(|byte| *byte == b'\n').map(|at| before + at) {
             Some(end) if end + 1 == self.line.len() && end < self.max => {
                 self.heard = true;
                 self.line.truncate(end);
@@ -144,12 +158,23 @@ mod tests {
         assert_eq!(connection.read(), Heard::Part);
         scm::send(&there, b"ab", &[]).unwrap();
         assert_eq!(connection.read(), Heard::Part);
-        assert!(!connection.heard());
+        assert!(!connection.answered());
         scm::send(&there, b"c\n", &[]).unwrap();
         assert_eq!(connection.read(), Heard::Line(b"abc".to_vec()));
-        assert!(connection.heard());
+        assert!(connection.answered());
         scm::send(&there, b"more\n", &[]).unwrap();
         assert_eq!(connection.read(), Heard::End);
+    }
+
+    #[test]
+    fn a_connection_that_stays_has_no_deadline() {
+        let (mut connection, there) = connection(10);
+        let later = Instant::now() + 2 * LINE_WITHIN;
+        assert!(connection.expired(later));
+        scm::send(&there, b"abc\n", &[]).unwrap();
+        connection.read();
+        connection.stay();
+        assert!(!connection.expired(later) && !connection.answered());
     }
 
     #[test]

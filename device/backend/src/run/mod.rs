@@ -112,7 +112,7 @@ impl<'h> EventLoop<'h> {
         if held.vectors.len() != 1 + vm.peers.len() {
             return Err(RunError::Incomplete);
         }
-        let mut audit = Audit::new(&held.audit, vm.name, held.host_boot, held.instance, now);
+        let mut audit = Audit::new(&held.audit, &held.clock, vm.name, held.host_boot, held.instance, now);
         record_start(held, &mut audit)?;
         let poller = Poller::new()?;
         poller.watch(&held.signals, Source::Signals, Interest::Read)?;
@@ -184,7 +184,8 @@ impl<'h> EventLoop<'h> {
     /// The next moment at which something has to be done although nothing is ready.
     fn deadline(&self) -> Option<Instant> {
         let doors = self.doors.iter().filter_map(Listener::deadline);
-        let admin = self.admin.values().map(LineConnection::deadline);
+        let admin = self.admin.values();
+        let admin = admin.filter_map(LineConnection::deadline);
         let others = [
             self.peers.deadline(),
             self.control.deadline(),
@@ -198,7 +199,7 @@ impl<'h> EventLoop<'h> {
             door.on_time(&self.poller, now)?;
         }
         self.admin
-            .retain(|_, connection| connection.deadline() > now);
+            .retain(|_, connection| !connection.expired(now));
         let events = self.peers.on_time(&self.poller, &mut self.audit, now)?;
         self.on_peer_events(events, now)?;
         self.on_launch_time(now)?;

@@ -9,7 +9,7 @@ mod exchange;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use sivshm_abi::directory::SliceId;
 use sivshm_abi::grant::{Generation, RingId};
@@ -244,7 +244,7 @@ impl<'h> Peers<'h> {
         {
             self.end(*oldest, &LinkEnd::Crowded, audit, now)?;
         }
-        match PeerHandshake::accept(&self.held.credentials, SystemTime::now(), now) {
+        match PeerHandshake::accept(&self.held.credentials(), self.held.clock.wall(), now) {
             Ok(machine) => {
                 self.add(socket, machine, who, None, poller, now)?;
                 Ok(())
@@ -286,9 +286,9 @@ impl<'h> Peers<'h> {
         let path = self.held.peer_dir.join(socket_name(slot.name));
         let dialed = socket::connect(&path).and_then(|socket| {
             let who = socket::peer_credentials(&socket)?;
-            let credentials = &self.held.credentials;
-            let (name, wall) = (slot.name, SystemTime::now());
-            let dialed = PeerHandshake::dial(credentials, name, slot.dialed, wall, now);
+            let credentials = self.held.credentials();
+            let (name, wall) = (slot.name, self.held.clock.wall());
+            let dialed = PeerHandshake::dial(&credentials, name, slot.dialed, wall, now);
             let (machine, hello) = dialed.map_err(io::Error::other)?;
             Ok((socket, who, machine, hello))
         });
