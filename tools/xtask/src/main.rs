@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod kernels;
 mod kmod;
+mod model;
 mod report;
 mod setup;
 mod test;
@@ -38,6 +39,7 @@ enum Task {
     Deny(check::DenyArgs),
     Bench(bench::Args),
     Kernels(kernels::Args),
+    Model(model::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Task::Deny(args) => check::deny(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Kernels(args) => kernels::run(&args),
+        Task::Model(args) => model::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

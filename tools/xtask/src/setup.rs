@@ -36,6 +36,8 @@ pub enum Purpose {
     Guests,
     /// Other kernels than the machine's own, in a system of their own.
     Kernels,
+    /// A checker of protocols, and a compiler for what it generates.
+    Model,
 }
 
 /// How to see that a package is there.
@@ -113,6 +115,21 @@ const KERNELS: &[Need] = &[Need {
     why: "sets up the system that has other kernels and builds for them",
 }];
 
+const MODEL: &[Need] = &[
+    Need {
+        sign: Sign::Command("spin"),
+        debian: "spin",
+        ubuntu: "spin",
+        why: "checks the model of the service handshake",
+    },
+    Need {
+        sign: Sign::Command("gcc"),
+        debian: "gcc",
+        ubuntu: "gcc",
+        why: "spin's preprocessor, and compiles the checker that spin writes",
+    },
+];
+
 /// Oldest host kernel that has every step of confinement (DESIGN section 15).
 const OLDEST_KERNEL: (u32, u32) = (6, 12);
 
@@ -125,6 +142,7 @@ pub fn ensure(purposes: &[Purpose]) -> Result<()> {
         Purpose::Host => HOST,
         Purpose::Guests => GUESTS,
         Purpose::Kernels => KERNELS,
+        Purpose::Model => MODEL,
     });
     let mut packages = Vec::new();
     for need in needs.filter(|need| !need.sign.seen()) {
