@@ -148,6 +148,15 @@ impl ControlRings {
         self.received = 0;
     }
 
+    /// Bytes that frames sent now may have together, headers included.
+    ///
+    /// # Errors
+    /// [`RingFault::Index`]: [`Self::send`] would fail, too.
+    pub fn room(&self) -> Result<u32, RingFault> {
+        let used = self.sent.wrapping_sub(self.outgoing.head.load()); // SYNC POINT: frame-consumed
+        RING_BYTES.checked_sub(used).ok_or(RingFault::Index)
+    }
+
     /// Sends a frame. The peer does not know before it is rung.
     ///
     /// # Errors
@@ -161,12 +170,10 @@ impl ControlRings {
             kind: payload.kind(),
             session,
         };
-        let used = self.sent.wrapping_sub(self.outgoing.head.load()); // SYNC POINT: frame-consumed
-        let free = RING_BYTES.checked_sub(used).ok_or(RingFault::Index)?;
         let len = HEADER_BYTES
             .checked_add(header.length)
             .ok_or(SendError::Full)?;
-        if len > free {
+        if len > self.room()? {
             return Err(SendError::Full);
         }
         let body = self.sent.wrapping_add(HEADER_BYTES);
@@ -333,12 +340,13 @@ mod tests {
     #[test]
     fn a_full_ring_refuses_and_goes_on_once_consumed() {
         let (_memory, mut host, mut guest) = pair();
+        let bytes = FrameHeader::BYTES as u32 + 14;
         let mut sent = 0;
         while host.send(SessionId(1), &revoke(sent)).is_ok() {
             sent += 1;
+            assert_eq!(host.room(), Ok(RING_BYTES - sent * bytes));
         }
         assert_eq!(host.send(SessionId(1), &revoke(sent)), Err(SendError::Full));
-        let bytes = FrameHeader::BYTES as u32 + 14;
         assert_eq!(sent, RING_BYTES / bytes);
         for number in 0..sent {
             assert_eq!(
@@ -412,6 +420,7 @@ mod tests {
             .unwrap();
         assert_eq!(host.receive(&mut space()), Err(RingFault::Index));
         guest_page.store_u32(control::HEAD as usize, 1).unwrap();
+        assert_eq!(host.room(), Err(RingFault::Index));
         assert_eq!(
             host.send(SessionId(1), &revoke(1)),
             Err(SendError::Fault(RingFault::Index))

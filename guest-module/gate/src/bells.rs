@@ -1,10 +1,10 @@
-//! How often each vector has fired, and the one atomic that the gate is made with.
+//! How often each vector has fired, and the atomics that the gate is made with.
 #![expect(
     clippy::disallowed_types,
-    reason = "counters that an interrupt handler and callers of `&self` share; no peer sees them"
+    reason = "words that an interrupt handler and callers of `&self` share; no peer sees them"
 )]
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sivshm_abi::grant::Vector;
 use sivshm_abi::limits::MAX_VECTORS;
@@ -56,6 +56,28 @@ impl Mark {
     }
 
     pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A flag that callers who share the gate may all raise; it orders nothing else.
+#[derive(Debug)]
+pub(crate) struct Flag(AtomicBool);
+
+impl Flag {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    pub(crate) fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lower(&mut self) {
+        *self.0.get_mut() = false;
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }

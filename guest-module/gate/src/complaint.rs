@@ -16,8 +16,19 @@ pub enum Complaint {
     Unexpected(FrameType),
     /// A `GRANT` was not installed.
     Grant(GrantFault),
+    /// The device process did not keep to a session's flow control; that session ends.
+    Flow(FlowFault),
     /// A window's BAR is not where it was claimed: somebody in this guest moved it. All grants end.
     Moved(WindowNumber),
+}
+
+/// How the flow control of a session was broken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FlowFault {
+    /// More `DATA` than its sender had credit for.
+    Data,
+    /// A `RING` with more credit than was used.
+    Credit,
 }
 
 /// Why a `GRANT` was not installed.
@@ -49,6 +60,8 @@ impl Complaint {
             Self::Ring(_) => "the device process broke the control rings: all grants end",
             Self::Unexpected(_) => "the device process sent a frame that only a guest sends",
             Self::Grant(fault) => fault.words(),
+            Self::Flow(FlowFault::Data) => "more data than a session's credit: the session ends",
+            Self::Flow(FlowFault::Credit) => "more credit than a session used: the session ends",
             Self::Moved(_) => "a window's BAR was moved: all grants end",
         }
     }

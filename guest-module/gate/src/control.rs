@@ -1,11 +1,10 @@
 //! Frames in, effects and frames out (DESIGN section 7).
 
-use sivshm_abi::frame::{FrameType, Payload, Reason, SessionId};
+use sivshm_abi::frame::{Payload, Reason, SessionId};
 use sivshm_abi::limits::MAX_FRAMES_PER_WAKE;
 use sivshm_ring::frames::SendError;
 
 use crate::complaint::Complaint;
-use crate::sessions::Stage;
 use crate::{Doorbell, Effect, Gate};
 
 impl Gate {
@@ -22,10 +21,16 @@ impl Gate {
                 return false;
             };
             match link.rings.receive(&mut self.space) {
-                Ok(Some((session, payload))) => match payload.detached() {
-                    Some(payload) => self.take_in(session, &payload),
-                    None => self.due.complaint = Some(Complaint::Unexpected(FrameType::Data)),
-                },
+                Ok(Some((session, Payload::Data(bytes)))) => {
+                    let open = self.sessions.open_stream(session);
+                    let taken = open.map(|stream| stream.put(bytes));
+                    self.flowed(session, taken);
+                }
+                Ok(Some((session, payload))) => {
+                    if let Some(payload) = payload.detached() {
+                        self.take_in(session, &payload);
+                    }
+                }
                 Ok(None) => return false,
                 Err(fault) => {
                     self.give_up(Complaint::Ring(fault));
@@ -39,6 +44,7 @@ impl Gate {
     /// What is to be done next; `None` when everything is.
     pub fn next_effect(&mut self) -> Option<Effect> {
         self.send_owed();
+        self.relieve_crowd();
         if let Some(slot) = self.grants.take_ending() {
             return Some(Effect::Unmap(slot));
         }
@@ -51,11 +57,11 @@ impl Gate {
         core::mem::take(&mut self.due.ring).then_some(Effect::Ring(Doorbell::CONTROL))
     }
 
-    /// Whether frames are still to be sent, because the device process has not consumed enough.
-    /// Ask for effects again after a while.
+    /// Whether frames are still to be sent, or somebody waits to write, because the device process
+    /// has not consumed enough. Ask for effects again after a while.
     #[must_use]
-    pub const fn frames_owed(&self) -> bool {
-        self.due.retry
+    pub fn frames_owed(&self) -> bool {
+        self.due.retry || self.due.crowded.is_up()
     }
 
     fn take_in(&mut self, session: SessionId, payload: &Payload<'_>) {
@@ -75,8 +81,13 @@ impl Gate {
                 }
             }
             Payload::Close(reason) => self.end_session(session, reason),
+            Payload::Ring { credit } => {
+                let open = self.sessions.open_stream(session);
+                let taken = open.map(|stream| stream.gain(credit));
+                self.flowed(session, taken);
+            }
+            // `DATA` never comes here; the others are a guest's.
             Payload::Data(_)
-            | Payload::Ring { .. }
             | Payload::Hello { .. }
             | Payload::Open(_)
             | Payload::Revoked { .. } => {
@@ -109,12 +120,8 @@ impl Gate {
             if !self.send(session, &payload) {
                 return;
             }
-            if let Some(session) = self.sessions.get_mut(session) {
-                match session.stage {
-                    Stage::Announcing => session.stage = Stage::Open,
-                    _ => session.closed(),
-                }
-            }
+            // It may be written to now.
+            self.due.wake |= self.sessions.told(session, &payload);
         }
     }
 
@@ -131,7 +138,7 @@ impl Gate {
     }
 
     /// Sends a frame. Whether it need not be sent again: without a link nobody is left to be told.
-    fn send(&mut self, session: SessionId, payload: &Payload<'_>) -> bool {
+    pub(crate) fn send(&mut self, session: SessionId, payload: &Payload<'_>) -> bool {
         let Some(link) = &mut self.link else {
             return true;
         };

@@ -128,19 +128,19 @@ impl Gate {
         Ok(count)
     }
 
-    /// Whether `poll` has news: the session has changed since [`Self::list`], or a peer has rung
-    /// since [`Self::rings`] counted it.
+    /// Whether the peer of a grant has rung since [`Self::rings`] counted it.
     ///
     /// # Errors
     /// [`Errno::Denied`] for another address space.
-    pub fn readable(&self, caller: Caller, bells: &Bells) -> Result<bool, Errno> {
-        let session = self.session(caller)?;
+    pub fn rung(&self, caller: Caller, bells: &Bells) -> Result<bool, Errno> {
+        self.session(caller)?;
         let rung = |held: &Held| {
             (held.grant.peer).is_some_and(|peer| bells.count(peer.vector) != held.waited.get())
         };
-        Ok(session.changes != session.listed
-            || (self.grants.live_from(0))
-                .any(|(_, held)| held.session == caller.session && rung(held)))
+        Ok(
+            (self.grants.live_from(0))
+                .any(|(_, held)| held.session == caller.session && rung(held)),
+        )
     }
 
     /// The caller's session, live or not.
@@ -152,7 +152,7 @@ impl Gate {
         Ok(session)
     }
 
-    fn live_session(&self, caller: Caller) -> Result<&Session, Errno> {
+    pub(crate) fn live_session(&self, caller: Caller) -> Result<&Session, Errno> {
         let session = self.session(caller)?;
         if !session.is_live() {
             return Err(Errno::Ended);

@@ -9,7 +9,8 @@ pub enum Errno {
     NoGrant,
     /// `ENXIO`: the grant has no peer that could ring or be rung.
     NoPeer,
-    /// `EAGAIN`: nothing has happened since the caller last looked.
+    /// `EAGAIN`: nothing has happened since the caller last looked, no bytes have come, or none can
+    /// be taken.
     NotYet,
     /// `EACCES`: the range is not granted for this, or another address space opened the session.
     Denied,
@@ -70,7 +71,7 @@ impl fmt::Display for Errno {
         f.write_str(match self {
             Self::NoGrant => "the session holds no live grant of this number",
             Self::NoPeer => "the grant has no peer to ring",
-            Self::NotYet => "nothing has happened since the last look",
+            Self::NotYet => "not now: wait and ask again",
             Self::Denied => "not granted to this session and address space",
             Self::Taken => "the port or window is in use already",
             Self::NoDevice => "no port is bound, or the function is none of ours",

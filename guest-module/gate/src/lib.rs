@@ -2,7 +2,8 @@
 //!
 //! The guest kernel module links this crate and asks it before it does anything: which PCI function
 //! is which window, which process may map which range, whom a ring reaches, what leaves a page
-//! table when. The library links the very same code where a host process stands in for a VM.
+//! table when. It carries handshake bytes between a process and the device process, too, and never
+//! looks into them. The library links the very same code where a host process stands in for a VM.
 //!
 //! [`Gate`] holds fixed tables and no pointer into a process; it allocates nothing and keeps the
 //! stack of each call small. What it can't do itself (page tables, wake-ups, registers) it returns
@@ -26,10 +27,12 @@ mod complaint;
 mod control;
 mod decide;
 mod errno;
+mod flow;
 mod grants;
 mod list;
 mod revoked;
 mod sessions;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod windows;
@@ -39,16 +42,20 @@ use sivshm_abi::frame::{LONGEST_PAYLOAD_BYTES, Payload, SessionId};
 use sivshm_abi::grant::{RingId, Vector};
 use sivshm_ring::frames::{ControlRings, Space};
 
+use bells::Flag;
+
 pub use bells::Bells;
-pub use complaint::{Complaint, GrantFault};
+pub use complaint::{Complaint, FlowFault, GrantFault};
 pub use decide::{Caller, Placement, Wanted};
 pub use errno::{ERRNOS, Errno};
+pub use flow::Readiness;
 pub use grants::Slot;
 pub use list::Listing;
 pub use sessions::{Files, Mm, Owner};
 pub use windows::WindowNumber;
 
-/// All state of one guest's gate. About 300 KiB: keep it in a static or a box.
+/// All state of one guest's gate. About 770 KiB, most of them for bytes that sessions have not read
+/// yet: keep it in a static, or a box made by `Box::default`.
 #[derive(Debug)]
 pub struct Gate {
     link: Option<Link>,
@@ -79,6 +86,8 @@ struct Due {
     retry: bool,
     /// Somebody may be waiting for what has changed.
     wake: bool,
+    /// Somebody could not write for want of room in the ring.
+    crowded: Flag,
     /// Frames were sent of which the device process does not know yet.
     ring: bool,
     /// What the other side did wrong last.
@@ -139,6 +148,7 @@ impl Gate {
                 answer: None,
                 retry: false,
                 wake: false,
+                crowded: Flag::new(),
                 ring: false,
                 complaint: None,
             },
@@ -147,7 +157,8 @@ impl Gate {
 }
 
 impl Default for Gate {
+    /// Made at compile time: `Box::<Gate>::default()` needs one gate's size of stack, and no more.
     fn default() -> Self {
-        Self::new()
+        const { Self::new() }
     }
 }

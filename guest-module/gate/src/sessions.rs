@@ -5,6 +5,7 @@ use sivshm_abi::limits::MAX_SESSIONS;
 
 use crate::Gate;
 use crate::errno::Errno;
+use crate::stream::Stream;
 
 /// Identity of an address space. The shim keeps it referenced while the session lives, so that no
 /// other gets the same.
@@ -109,6 +110,8 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     places: [Session; MAX_SESSIONS],
+    /// By place; apart, so that no copy of a session is one of its bytes.
+    streams: [Stream; MAX_SESSIONS],
     /// Numbers are given out upwards from here.
     next: u32,
 }
@@ -117,6 +120,7 @@ impl Sessions {
     pub(crate) const fn new() -> Self {
         Self {
             places: [const { Session::FREE }; MAX_SESSIONS],
+            streams: [const { Stream::new() }; MAX_SESSIONS],
             next: 0,
         }
     }
@@ -138,17 +142,61 @@ impl Sessions {
         (place.stage != Stage::Free && place.number == number).then_some(place)
     }
 
+    /// The stream of the session of this number.
+    pub(crate) fn stream(&self, number: SessionId) -> Option<&Stream> {
+        self.get(number)?;
+        self.streams.get(place_of(number))
+    }
+
+    pub(crate) fn stream_mut(&mut self, number: SessionId) -> Option<&mut Stream> {
+        self.get(number)?;
+        self.streams.get_mut(place_of(number))
+    }
+
+    /// The stream of the session of this number, if the device process knows the session.
+    pub(crate) fn open_stream(&mut self, number: SessionId) -> Option<&mut Stream> {
+        let open = self.get(number)?.stage == Stage::Open;
+        self.stream_mut(number).filter(|_| open)
+    }
+
     /// The first session about which the device process is to be told something, and what. New
     /// ones wait for `complete` windows: their grants could not be mapped.
     pub(crate) fn first_owed(&self, complete: bool) -> Option<(SessionId, Payload<'static>)> {
-        self.places.iter().find_map(|session| match session.stage {
-            Stage::Announcing if complete => Some((session.number, Payload::Open(session.facts))),
-            Stage::Ending if session.holds == 0 => {
-                let reason = session.reason.unwrap_or(Reason::Closed);
-                Some((session.number, Payload::Close(reason)))
+        let owed = |(session, stream): (&Session, &Stream)| {
+            let payload = match session.stage {
+                Stage::Announcing if complete => Payload::Open(session.facts),
+                Stage::Open => Payload::Ring {
+                    credit: stream.due()?,
+                },
+                Stage::Ending if session.holds == 0 => {
+                    Payload::Close(session.reason.unwrap_or(Reason::Closed))
+                }
+                _ => return None,
+            };
+            Some((session.number, payload))
+        };
+        self.places.iter().zip(&self.streams).find_map(owed)
+    }
+
+    /// The device process has been told what [`Self::first_owed`] said, or nobody is left to be
+    /// told. Whether the session can send from now on.
+    pub(crate) fn told(&mut self, number: SessionId, what: &Payload<'_>) -> bool {
+        if let Payload::Ring { .. } = what {
+            if let Some(stream) = self.stream_mut(number) {
+                stream.given();
             }
-            _ => None,
-        })
+            return false;
+        }
+        let Some(session) = self.get_mut(number) else {
+            return false;
+        };
+        let opened = session.stage == Stage::Announcing;
+        if opened {
+            session.stage = Stage::Open;
+        } else {
+            session.closed();
+        }
+        opened
     }
 
     /// The first live session, if there is one.
@@ -175,6 +223,9 @@ impl Sessions {
                     facts,
                     ..Session::FREE
                 };
+                if let Some(stream) = self.streams.get_mut(place_of(number)) {
+                    stream.restart();
+                }
                 return Ok(number);
             }
         }

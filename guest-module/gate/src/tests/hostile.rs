@@ -1,7 +1,6 @@
 //! I5: a device process that sends anything.
 
 use super::*;
-use crate::Bells;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -171,7 +170,10 @@ proptest! {
             }
             world.effects();
             let _ = world.gate.list(caller(session, 1));
-            let _ = world.gate.readable(caller(session, 1), &bells);
+            let _ = world.gate.readiness(caller(session, 1));
+            let _ = world.gate.rung(caller(session, 1), &bells);
+            let _ = world.gate.read(caller(session, 1), &mut [0; 100]);
+            let _ = world.gate.write(caller(session, 1), &[0; 100]);
         }
         world.gate.detach();
         world.effects();

@@ -2,11 +2,13 @@
 
 extern crate std;
 
+mod flow;
 mod hostile;
 mod lifecycle;
 mod mapping;
 
 use std::boxed::Box;
+use std::string::String;
 use std::vec::Vec;
 
 use nix::unistd::{getegid, geteuid};
@@ -24,7 +26,7 @@ use sivshm_ring::frames::{ControlRings, Side};
 use sivshm_sys::map::Mapping;
 use sivshm_sys::memfd;
 
-use crate::{Caller, Effect, Files, Gate, Mm, Owner, Placement, Slot, Wanted, WindowNumber};
+use crate::{Bells, Caller, Effect, Files, Gate, Mm, Owner, Placement, Slot, Wanted, WindowNumber};
 
 /// Bytes of every window of the fixture.
 const WINDOW: u64 = 1 << 20;
@@ -41,6 +43,8 @@ struct World {
     control: Shared,
     /// Slots that were unmapped, in order.
     unmapped: Vec<Slot>,
+    /// Bytes of `DATA` that the device process has received, one element a frame.
+    carried: Vec<(SessionId, Vec<u8>)>,
 }
 
 fn control_memory() -> Shared {
@@ -113,10 +117,11 @@ impl World {
     fn unbound(control: Shared) -> Self {
         write_directory(control);
         Self {
-            gate: Box::new(Gate::new()),
+            gate: Box::default(),
             host: ControlRings::new(control, Side::Host).unwrap(),
             control,
             unmapped: Vec::new(),
+            carried: Vec::new(),
         }
     }
 
@@ -138,14 +143,17 @@ impl World {
         effects
     }
 
-    /// Frames that the device process has received.
+    /// Frames that the device process has received; bytes of `DATA` go to `carried`.
     fn heard(&mut self) -> Vec<(SessionId, Payload<'static>)> {
         let mut space = [0; LONGEST_PAYLOAD_BYTES];
-        core::iter::from_fn(|| {
-            let (session, payload) = self.host.receive(&mut space).unwrap()?;
-            Some((session, payload.detached().unwrap()))
-        })
-        .collect()
+        let mut heard = Vec::new();
+        while let Some((session, payload)) = self.host.receive(&mut space).unwrap() {
+            match payload {
+                Payload::Data(bytes) => self.carried.push((session, bytes.to_vec())),
+                _ => heard.extend(payload.detached().map(|payload| (session, payload))),
+            }
+        }
+        heard
     }
 
     /// Opens a session of user `uid`, whose owner is known by the same number.
@@ -157,7 +165,7 @@ impl World {
     }
 
     /// Sends a frame and lets the gate act on it.
-    fn say(&mut self, session: SessionId, payload: Payload) -> Vec<Effect> {
+    fn say(&mut self, session: SessionId, payload: Payload<'_>) -> Vec<Effect> {
         self.host.send(session, &payload).unwrap();
         self.pump()
     }
@@ -173,6 +181,21 @@ impl World {
     fn slot(&self, session: SessionId, uid: u32) -> Slot {
         let next = self.gate.next_grant(caller(session, uid), 0);
         next.unwrap().expect("the session holds a grant").0
+    }
+
+    /// What `poll` tells, in words.
+    fn poll(&self, caller: Caller, bells: &Bells) -> String {
+        let ready = self.gate.readiness(caller).unwrap();
+        let bits = [
+            (ready.data, "data"),
+            (ready.changed, "changed"),
+            (self.gate.rung(caller, bells).unwrap(), "rung"),
+            (ready.room, "room"),
+        ];
+        let words: Vec<_> = (bits.iter())
+            .filter_map(|(set, word)| set.then_some(*word))
+            .collect();
+        words.join(" ")
     }
 
     fn map(&self, caller: Caller, slot: Slot, write: bool) -> Result<Placement, crate::Errno> {
