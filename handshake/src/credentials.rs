@@ -1,4 +1,5 @@
-//! What a device process authenticates with: its SVID, its key and the trust bundle.
+//! What a device process or a service authenticates with: its SVID, its key, the trust bundle and
+//! the revocation lists.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,17 +7,20 @@ use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::sign::any_ecdsa_type;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sivshm_abi::identity::{SpiffeId, Subject};
 use sivshm_abi::name::{TrustDomain, VmName};
-use webpki::{KeyUsage, anchor_from_trusted_cert};
+use webpki::KeyUsage;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::identity::{self, IdentityFault, Wanted};
-use crate::limits::MAX_TRUST_ANCHORS;
+use crate::identity::{self, IdentityFault, Party};
+use crate::limits::{MAX_CHAIN_CERTIFICATES, MAX_CRLS, MAX_TRUST_ANCHORS};
+use crate::service::limits::MAX_CHAIN_BYTES;
+use crate::service::wire::Chain;
 use crate::tls::{provider, unix_time};
+use crate::trust::Trust;
 
 /// Why credentials can't be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -33,21 +37,29 @@ pub enum CredentialError {
     /// The bundle has no root, too many, or something else than certificates.
     #[error("host: the trust bundle is not 1 to {MAX_TRUST_ANCHORS} PEM certificates of roots")]
     Bundle,
+    /// The chain does not fit the messages of the service handshake.
+    #[error(
+        "host: the SVID's chain has more than {MAX_CHAIN_CERTIFICATES} certificates or {MAX_CHAIN_BYTES} bytes; use a shorter one"
+    )]
+    TooLong,
+    /// The revocation lists can't be read.
+    #[error("host: the revocation lists are not 1 to {MAX_CRLS} X.509 CRLs in PEM")]
+    Crl,
     /// The own SVID would be refused by every peer.
     #[error("host: every peer would refuse this SVID as follows: {0}")]
     Svid(#[source] IdentityFault),
 }
 
-/// The credentials of one device process, judged when they were loaded.
+/// The credentials of one party, judged when they were loaded.
 ///
 /// The PEM and DER forms of the key are wiped here. The copy that `ring` signs with lives as long as
-/// the credentials do, and a device process can't be dumped or traced.
+/// the credentials do and has no way out; a device process can't be dumped or traced.
 #[derive(Clone)]
 pub struct Credentials {
     pub(crate) id: SpiffeId,
     pub(crate) provider: Arc<CryptoProvider>,
-    pub(crate) certified: Arc<SingleCertAndKey>,
-    pub(crate) roots: Arc<[TrustAnchor<'static>]>,
+    pub(crate) certified: Arc<CertifiedKey>,
+    pub(crate) trust: Trust,
 }
 
 impl Credentials {
@@ -65,38 +77,86 @@ impl Credentials {
         bundle: &[u8],
         wall: SystemTime,
     ) -> Result<Self, CredentialError> {
-        let chain = certificates(chain).ok_or(CredentialError::Chain)?;
-        let roots = certificates(bundle)
-            .filter(|roots| roots.len() <= MAX_TRUST_ANCHORS)
-            .and_then(|roots| roots.iter().map(anchor).collect::<Option<Arc<[_]>>>())
-            .ok_or(CredentialError::Bundle)?;
+        let subject = Subject::Device(vm);
+        Self::read(SpiffeId { domain, subject }, chain, key, bundle, wall)
+    }
 
-        let (leaf, issuers) = chain.split_first().ok_or(CredentialError::Chain)?;
-        let wanted = Wanted {
-            domain,
-            vm: Some(vm),
-        };
-        for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
-            identity::verify(leaf, issuers, &roots, wanted, usage, unix_time(wall))
-                .map_err(CredentialError::Svid)?;
+    /// Loads the credentials of a service, as [`Self::load`] does; the SVID says which service of
+    /// which trust domain it is.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; also [`CredentialError::TooLong`].
+    pub fn load_service(
+        chain: &[u8],
+        key: &Zeroizing<Vec<u8>>,
+        bundle: &[u8],
+        wall: SystemTime,
+    ) -> Result<Self, CredentialError> {
+        let certificates = certificates(chain).ok_or(CredentialError::Chain)?;
+        let leaf = certificates.first().ok_or(CredentialError::Chain)?;
+        // A chain to a root proves below that the name is the certificate's to bear.
+        let id = identity::svid(leaf).map_err(CredentialError::Svid)?;
+        if let Subject::Device(_) = id.subject {
+            let fault = identity::other(id.subject, Party::AnyService);
+            return Err(CredentialError::Svid(fault));
         }
+        Chain::new(certificates).map_err(|_| CredentialError::TooLong)?;
+        Self::read(id, chain, key, bundle, wall)
+    }
 
+    fn read(
+        id: SpiffeId,
+        chain: &[u8],
+        key: &Zeroizing<Vec<u8>>,
+        bundle: &[u8],
+        wall: SystemTime,
+    ) -> Result<Self, CredentialError> {
+        let chain = certificates(chain).ok_or(CredentialError::Chain)?;
+        let trust = Trust::from_bundle(bundle).ok_or(CredentialError::Bundle)?;
         let mut der = PrivateKeyDer::from_pem_slice(key).map_err(|_| CredentialError::Key)?;
         let signing = any_ecdsa_type(&der);
         der.zeroize();
         let certified = CertifiedKey::new(chain, signing.map_err(|_| CredentialError::Key)?);
+        let credentials = Self {
+            id,
+            provider: Arc::new(provider()),
+            certified: Arc::new(certified),
+            trust,
+        };
+        credentials.judge(wall)?;
+        let certified = &credentials.certified;
         certified
             .keys_match()
             .map_err(|_| CredentialError::KeyMismatch)?;
-        Ok(Self {
-            id: SpiffeId {
-                domain,
-                subject: Subject::Device(vm),
-            },
-            provider: Arc::new(provider()),
-            certified: Arc::new(SingleCertAndKey::from(certified)),
-            roots,
-        })
+        Ok(credentials)
+    }
+
+    /// The same SVID, key and roots with other revocation lists: one or more CRLs in PEM. From then
+    /// on a party is believed only if they cover every issuer of its chain, the own one included.
+    ///
+    /// # Errors
+    /// [`CredentialError::Crl`] if they can't be read, [`CredentialError::Svid`] if by them the own
+    /// SVID is withdrawn, or its status unknown at `wall`.
+    pub fn with_crl(&self, pem: &[u8], wall: SystemTime) -> Result<Self, CredentialError> {
+        let credentials = Self {
+            trust: self.trust.with_crls(pem).ok_or(CredentialError::Crl)?,
+            ..self.clone()
+        };
+        credentials.judge(wall)?;
+        Ok(credentials)
+    }
+
+    /// What every other party would find in the own SVID.
+    fn judge(&self, wall: SystemTime) -> Result<(), CredentialError> {
+        let chain = self.certified.cert.split_first();
+        let (leaf, issuers) = chain.ok_or(CredentialError::Chain)?;
+        let (domain, party) = (self.id.domain, self.id.subject.into());
+        let now = unix_time(wall);
+        for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
+            identity::verify(leaf, issuers, &self.trust, domain, party, usage, now)
+                .map_err(CredentialError::Svid)?;
+        }
+        Ok(())
     }
 
     /// Whose credentials they are.
@@ -118,8 +178,4 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
         .collect::<Result<_, _>>()
         .ok()?;
     (!all.is_empty()).then_some(all)
-}
-
-fn anchor(root: &CertificateDer<'static>) -> Option<TrustAnchor<'static>> {
-    Some(anchor_from_trusted_cert(root).ok()?.to_owned())
 }

@@ -7,7 +7,7 @@
 //! ```text
 //! Credentials::load ──> PeerHandshake::dial | accept ──> receive ... admit ... receive
 //!                                                          │
-//!      Send, CheckPeer, AllowRights, SendRights, DenyRights, Established, Revoke, Bye
+//!      Send, CheckPeer, AllowRights, SendRights, DenyRights, Established, Revoke, Service, Bye
 //! ```
 //!
 //! Driving a machine looks the same on both sides:
@@ -42,7 +42,7 @@
 //!                         todo = machine.admit(socket.peer_uid(), planned_uid(vm), grant)?;
 //!                     }
 //!                     Action::Established(link) => return Ok(link),
-//!                     Action::Revoke(_) | Action::Bye => {}
+//!                     Action::Revoke(_) | Action::Service(_) | Action::Bye => {}
 //!                 }
 //!             }
 //!         }
@@ -60,16 +60,18 @@ pub mod limits;
 mod link;
 mod peer;
 mod refusal;
+pub mod service;
 mod step;
 mod terms;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trust;
 mod verifier;
 pub mod wire;
 
 pub use credentials::{CredentialError, Credentials};
-pub use identity::IdentityFault;
+pub use identity::{IdentityFault, Other, Party};
 pub use link::LinkId;
 pub use peer::{Action, Established, PeerHandshake};
 pub use refusal::{Blame, REFUSAL_CODES, Refusal, RefusalCode, Step};

@@ -25,6 +25,9 @@ pub const MAX_CERTIFICATE_BYTES: usize = 4 * 1024;
 /// sites' roots.
 pub const MAX_TRUST_ANCHORS: usize = 16;
 
+/// Most revocation lists: that of each root, and of one intermediate below each.
+pub const MAX_CRLS: usize = 2 * MAX_TRUST_ANCHORS;
+
 /// Most bytes accepted from a peer before it is authenticated: the longest chain, and as much as
 /// one more certificate for the hellos, signature, alerts and record framing of TLS, doubled so
 /// that the first message may follow in the same read.
@@ -50,6 +53,7 @@ pub const LIMITS: &[(&str, u64)] = &[
     ("certificates in a chain", MAX_CHAIN_CERTIFICATES as u64),
     ("bytes of a certificate", MAX_CERTIFICATE_BYTES as u64),
     ("trust anchors", MAX_TRUST_ANCHORS as u64),
+    ("revocation lists", MAX_CRLS as u64),
     ("unauthenticated bytes", MAX_UNAUTHENTICATED_BYTES as u64),
     ("manifest entries", MAX_MANIFEST_ENTRIES as u64),
     ("bytes of a payload", MAX_PAYLOAD_BYTES as u64),

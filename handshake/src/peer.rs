@@ -7,12 +7,14 @@ use sivshm_abi::name::{ChannelName, VmName};
 use sivshm_abi::wire::Malformed;
 
 use crate::credentials::Credentials;
+use crate::identity::Party;
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::link::LinkId;
 use crate::refusal::Refusal;
+use crate::service;
 use crate::step::{ExpectTls, Intent, Outbox, Role, State, VerifiedPeer};
 use crate::terms::{Arrived, LinkTerms, PeerUid, Received};
-use crate::tls::{Tls, TlsFault};
+use crate::tls::{ALPN, Tls, TlsFault};
 use crate::wire::{HEADER_BYTES, Hello, Message};
 
 /// What the caller has to do, in the order given.
@@ -46,6 +48,8 @@ pub enum Action<T> {
     Established(Established<T>),
     /// The peer's operator ended this channel: revoke it here too.
     Revoke(ChannelName),
+    /// The peer passed on a message of the service handshake.
+    Service(service::wire::Message),
     /// The peer left in good order. The machine is over.
     Bye,
 }
@@ -95,7 +99,7 @@ impl<T: Clone> PeerHandshake<T> {
         wall: SystemTime,
         now: Instant,
     ) -> Result<(Self, Action<T>), Refusal> {
-        let mut tls = Tls::dial(credentials, vm, wall)?;
+        let mut tls = Tls::dial(credentials, ALPN, Party::Device(vm), wall)?;
         let hello = Action::Send(tls.flush());
         Ok((Self::new(tls, Role::Dialer { connection }, now), hello))
     }
@@ -109,7 +113,7 @@ impl<T: Clone> PeerHandshake<T> {
         wall: SystemTime,
         now: Instant,
     ) -> Result<Self, Refusal> {
-        let tls = Tls::accept(credentials, wall)?;
+        let tls = Tls::accept(credentials, ALPN, Party::AnyDevice, wall)?;
         Ok(Self::new(tls, Role::Listener, now))
     }
 
@@ -164,16 +168,26 @@ impl<T: Clone> PeerHandshake<T> {
     /// Tells the peer that this side's operator ended a channel; none while no link is established.
     #[must_use]
     pub fn revoke(&mut self, channel: ChannelName) -> Option<Vec<u8>> {
+        self.say(&Message::Revoke(channel))
+    }
+
+    /// Passes a message of the service handshake; none while no link is established.
+    #[must_use]
+    pub fn pass(&mut self, message: &service::wire::Message) -> Option<Vec<u8>> {
+        self.say(&Message::Service(Box::new(message.clone())))
+    }
+
+    fn say(&mut self, message: &Message) -> Option<Vec<u8>> {
         let State::Established = self.state else {
             return None;
         };
-        self.tls.say(&Message::Revoke(channel)).ok()
+        self.tls.write(&message.to_bytes()).ok()
     }
 
     /// Leaves in good order, at any time, and gives the last bytes to send.
     #[must_use]
     pub fn bye(mut self) -> Vec<u8> {
-        self.tls.farewell(Some(&Message::Bye))
+        self.tls.farewell(Some(&Message::Bye.to_bytes()))
     }
 
     /// When the handshake has to be complete; none once it is, or the machine is over.
@@ -218,8 +232,8 @@ impl<T: Clone> PeerHandshake<T> {
         if let Err(refusal) = &result {
             self.state = State::Ended;
             self.inbox = Vec::new();
-            let told = refusal.told().map(Message::Refusal);
-            self.last_words = self.tls.farewell(told.as_ref());
+            let told = refusal.told().map(|told| Message::Refusal(told).to_bytes());
+            self.last_words = self.tls.farewell(told.as_deref());
         }
         result
     }
@@ -233,9 +247,9 @@ impl<T: Clone> PeerHandshake<T> {
         }
         for intent in outbox.0 {
             actions.push(match intent {
-                Intent::Say(message) => Action::Send(self.tls.say(&message)?),
+                Intent::Say(message) => Action::Send(self.tls.write(&message.to_bytes())?),
                 Intent::Give(message, rights) => Action::SendRights {
-                    bytes: self.tls.say(&message)?,
+                    bytes: self.tls.write(&message.to_bytes())?,
                     rights,
                 },
                 Intent::Ask(action) => action,

@@ -6,7 +6,7 @@ use sivshm_abi::wire::Malformed;
 
 use crate::identity::IdentityFault;
 use crate::step::{AdmissionFault, HelloFault, ManifestFault, RightsFault};
-use crate::tls::TlsFault;
+use crate::tls::{ConnectionFault, TlsFault};
 use crate::wire::{MessageType, Told};
 
 /// Who has to change something before the link can be.
@@ -189,6 +189,15 @@ pub enum Refusal {
     Ended,
 }
 
+impl From<ConnectionFault> for Refusal {
+    fn from(fault: ConnectionFault) -> Self {
+        match fault {
+            ConnectionFault::Tls(fault) => Self::Tls(fault),
+            ConnectionFault::Identity(fault) => Self::Identity(fault),
+        }
+    }
+}
+
 /// What a machine waits for.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Step {
@@ -222,7 +231,7 @@ impl fmt::Display for Step {
             Self::Ready => "`ready`",
             Self::Rights => "`rights`",
             Self::Accepted => "`accepted`",
-            Self::Established => "`revoke` or `bye`",
+            Self::Established => "`revoke`, `service` or `bye`",
             Self::Ended => "nothing",
         })
     }

@@ -1,4 +1,4 @@
-//! TLS 1.3 as the peer handshake uses it: both sides present an SVID, one ALPN, nothing resumed,
+//! TLS 1.3 as both handshakes use it: both sides present an SVID, one ALPN, nothing resumed,
 //! nothing early, time from the caller.
 
 use std::io::{Read, Write};
@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{
@@ -16,15 +17,13 @@ use rustls::{
     OtherError, ServerConfig, ServerConnection, SignatureScheme,
 };
 use rustls_pki_types::{ServerName, UnixTime};
-use sivshm_abi::name::VmName;
 use webpki::ring::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
 
 use crate::credentials::Credentials;
-use crate::identity::{IdentityFault, VerifiedIdentity};
+use crate::identity::{IdentityFault, Party, VerifiedIdentity};
 use crate::limits::MAX_UNAUTHENTICATED_BYTES;
-use crate::refusal::{Blame, Refusal};
+use crate::refusal::Blame;
 use crate::verifier::SvidVerifier;
-use crate::wire::Message;
 
 /// The application protocol (ALPN) of a connection between two device processes.
 pub const ALPN: &[u8] = b"sivshm-peer/1";
@@ -53,9 +52,7 @@ pub enum TlsFault {
     )]
     Alert(AlertDescription),
     /// The peer did not name the application protocol.
-    #[error(
-        "peer: it did not agree on the application protocol `sivshm-peer/1`; something else is at that socket"
-    )]
+    #[error("peer: it did not agree on the application protocol; something else is at that end")]
     Alpn,
     /// More bytes than authentication takes.
     #[error("peer: {MAX_UNAUTHENTICATED_BYTES} bytes came and it is not authenticated yet")]
@@ -74,8 +71,27 @@ impl TlsFault {
     }
 }
 
-/// A refusal from what `rustls` says; the verifier's own findings travel inside its error.
-fn refusal(error: Error) -> Refusal {
+/// Why a connection failed: TLS itself, or whose SVID was presented.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ConnectionFault {
+    Tls(TlsFault),
+    Identity(IdentityFault),
+}
+
+impl From<TlsFault> for ConnectionFault {
+    fn from(fault: TlsFault) -> Self {
+        Self::Tls(fault)
+    }
+}
+
+impl From<IdentityFault> for ConnectionFault {
+    fn from(fault: IdentityFault) -> Self {
+        Self::Identity(fault)
+    }
+}
+
+/// What `rustls` says; the verifier's own findings travel inside its error.
+fn fault(error: Error) -> ConnectionFault {
     match error {
         Error::NoCertificatesPresented => IdentityFault::Missing.into(),
         Error::AlertReceived(alert) => TlsFault::Alert(alert).into(),
@@ -119,6 +135,7 @@ impl TimeProvider for GivenTime {
 #[derive(Debug)]
 pub(crate) struct Tls {
     connection: Connection,
+    alpn: &'static [u8],
     verifier: Arc<SvidVerifier>,
     unauthenticated: usize,
 }
@@ -126,19 +143,20 @@ pub(crate) struct Tls {
 impl Tls {
     pub(crate) fn dial(
         credentials: &Credentials,
-        vm: VmName,
+        alpn: &'static [u8],
+        want: Party,
         wall: SystemTime,
     ) -> Result<Self, TlsFault> {
         let time = Arc::new(GivenTime(unix_time(wall)));
-        let verifier = SvidVerifier::new(credentials, Some(vm));
+        let verifier = SvidVerifier::new(credentials, want);
         let mut config =
             ClientConfig::builder_with_details(Arc::clone(&credentials.provider), time)
                 .with_protocol_versions(&[&TLS13])
                 .map_err(TlsFault::SetUp)?
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
-                .with_client_cert_resolver(Arc::clone(&credentials.certified) as _);
-        config.alpn_protocols = vec![ALPN.to_vec()];
+                .with_client_cert_resolver(Arc::new(certified(credentials)));
+        config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_sni = false;
@@ -146,29 +164,35 @@ impl Tls {
         let nobody = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let connection =
             ClientConnection::new(Arc::new(config), nobody).map_err(TlsFault::SetUp)?;
-        Ok(Self::new(connection.into(), verifier))
+        Ok(Self::new(connection.into(), alpn, verifier))
     }
 
-    pub(crate) fn accept(credentials: &Credentials, wall: SystemTime) -> Result<Self, TlsFault> {
+    pub(crate) fn accept(
+        credentials: &Credentials,
+        alpn: &'static [u8],
+        want: Party,
+        wall: SystemTime,
+    ) -> Result<Self, TlsFault> {
         let time = Arc::new(GivenTime(unix_time(wall)));
-        let verifier = SvidVerifier::new(credentials, None);
+        let verifier = SvidVerifier::new(credentials, want);
         let mut config =
             ServerConfig::builder_with_details(Arc::clone(&credentials.provider), time)
                 .with_protocol_versions(&[&TLS13])
                 .map_err(TlsFault::SetUp)?
                 .with_client_cert_verifier(Arc::clone(&verifier) as _)
-                .with_cert_resolver(Arc::clone(&credentials.certified) as _);
-        config.alpn_protocols = vec![ALPN.to_vec()];
+                .with_cert_resolver(Arc::new(certified(credentials)));
+        config.alpn_protocols = vec![alpn.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         let connection = ServerConnection::new(Arc::new(config)).map_err(TlsFault::SetUp)?;
-        Ok(Self::new(connection.into(), verifier))
+        Ok(Self::new(connection.into(), alpn, verifier))
     }
 
-    const fn new(connection: Connection, verifier: Arc<SvidVerifier>) -> Self {
+    const fn new(connection: Connection, alpn: &'static [u8], verifier: Arc<SvidVerifier>) -> Self {
         Self {
             connection,
+            alpn,
             verifier,
             unauthenticated: 0,
         }
@@ -176,7 +200,11 @@ impl Tls {
 
     /// Takes some bytes from the front of `bytes`, which are not empty, and appends what they
     /// decrypt to. False once the peer has said that nothing more will come.
-    pub(crate) fn read(&mut self, bytes: &mut &[u8], plain: &mut Vec<u8>) -> Result<bool, Refusal> {
+    pub(crate) fn read(
+        &mut self,
+        bytes: &mut &[u8],
+        plain: &mut Vec<u8>,
+    ) -> Result<bool, ConnectionFault> {
         let before = bytes.len();
         self.connection
             .read_tls(bytes)
@@ -187,7 +215,7 @@ impl Tls {
                 return Err(TlsFault::TooLong.into());
             }
         }
-        let state = self.connection.process_new_packets().map_err(refusal)?;
+        let state = self.connection.process_new_packets().map_err(fault)?;
         let start = plain.len();
         plain.resize(start + state.plaintext_bytes_to_read(), 0);
         let space = plain.get_mut(start..).unwrap_or_default();
@@ -200,23 +228,23 @@ impl Tls {
 
     /// The peer's identity, once: when the TLS handshake is over, so that the peer has proved to
     /// hold the key of the certificate that the verifier accepted.
-    pub(crate) fn authenticated(&mut self) -> Result<Option<VerifiedIdentity>, Refusal> {
+    pub(crate) fn authenticated(&mut self) -> Result<Option<VerifiedIdentity>, ConnectionFault> {
         if self.connection.is_handshaking() {
             return Ok(None);
         }
-        if self.connection.alpn_protocol() != Some(ALPN) {
+        if self.connection.alpn_protocol() != Some(self.alpn) {
             return Err(TlsFault::Alpn.into());
         }
         let identity = self.verifier.take().ok_or(IdentityFault::Missing)?;
         Ok(Some(identity))
     }
 
-    /// Encrypts a message, and gives its bytes behind those that are not sent yet.
-    pub(crate) fn say(&mut self, message: &Message) -> Result<Vec<u8>, TlsFault> {
-        self.write(&message.to_bytes())
+    /// Whether the handshake is under way, so that nothing can be encrypted yet.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.connection.is_handshaking()
     }
 
-    /// Encrypts bytes.
+    /// Encrypts bytes, and gives the result behind what is not sent yet.
     pub(crate) fn write(&mut self, plain: &[u8]) -> Result<Vec<u8>, TlsFault> {
         self.connection
             .writer()
@@ -234,14 +262,18 @@ impl Tls {
     }
 
     /// The last bytes to the peer: a message if it can be encrypted yet, and TLS's own end.
-    pub(crate) fn farewell(&mut self, message: Option<&Message>) -> Vec<u8> {
+    pub(crate) fn farewell(&mut self, message: Option<&[u8]>) -> Vec<u8> {
         // A peer that can't be told is refused all the same.
         let mut bytes = message
-            .filter(|_| !self.connection.is_handshaking())
-            .and_then(|message| self.say(message).ok())
+            .filter(|_| !self.is_handshaking())
+            .and_then(|message| self.write(message).ok())
             .unwrap_or_default();
         self.connection.send_close_notify();
         bytes.extend(self.flush());
         bytes
     }
+}
+
+fn certified(credentials: &Credentials) -> SingleCertAndKey {
+    SingleCertAndKey::from(Arc::clone(&credentials.certified))
 }

@@ -9,31 +9,30 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
     PeerIncompatible, SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use sivshm_abi::name::VmName;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sivshm_abi::name::TrustDomain;
 use webpki::KeyUsage;
 
 use crate::credentials::Credentials;
-use crate::identity::{self, VerifiedIdentity, Wanted};
+use crate::identity::{self, Party, VerifiedIdentity};
 use crate::tls::SIGNATURES;
+use crate::trust::Trust;
 
-/// Judges the peer's certificate of one connection and keeps what it found.
+/// Judges the other party's certificate of one connection and keeps what it found.
 #[derive(Debug)]
 pub(crate) struct SvidVerifier {
-    roots: Arc<[TrustAnchor<'static>]>,
-    wanted: Wanted,
+    trust: Trust,
+    domain: TrustDomain,
+    want: Party,
     found: Mutex<Option<VerifiedIdentity>>,
 }
 
 impl SvidVerifier {
-    /// A verifier that accepts the device process of `vm`, or of any VM.
-    pub(crate) fn new(credentials: &Credentials, vm: Option<VmName>) -> Arc<Self> {
+    pub(crate) fn new(credentials: &Credentials, want: Party) -> Arc<Self> {
         Arc::new(Self {
-            roots: Arc::clone(&credentials.roots),
-            wanted: Wanted {
-                domain: credentials.id.domain,
-                vm,
-            },
+            trust: credentials.trust.clone(),
+            domain: credentials.id.domain,
+            want,
             found: Mutex::new(None),
         })
     }
@@ -51,7 +50,8 @@ impl SvidVerifier {
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<(), Error> {
-        let identity = identity::verify(leaf, issuers, &self.roots, self.wanted, usage, now)
+        let (trust, domain) = (&self.trust, self.domain);
+        let identity = identity::verify(leaf, issuers, trust, domain, self.want, usage, now)
             .map_err(|fault| CertificateError::Other(OtherError(Arc::new(fault))))?;
         let mut found = self
             .found
@@ -99,7 +99,7 @@ impl ServerCertVerifier for SvidVerifier {
 }
 
 impl ClientCertVerifier for SvidVerifier {
-    /// No hint: a device process has one SVID.
+    /// No hint: every party has one SVID.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -9,6 +9,7 @@ use sivshm_abi::name::ChannelName;
 use sivshm_abi::wire::{Malformed, Reader};
 
 use crate::limits::{MAX_PAYLOAD_BYTES, MAX_RIGHTS_PER_MESSAGE};
+use crate::service;
 
 mod hello;
 mod manifest;
@@ -43,6 +44,8 @@ pub enum MessageType {
     Revoke,
     /// The sender leaves in good order.
     Bye,
+    /// A message of the service handshake, passed on.
+    Service,
 }
 
 /// Every message type with its number and name.
@@ -55,6 +58,7 @@ pub const MESSAGE_TYPES: &[(MessageType, u8, &str)] = &[
     (MessageType::Refusal, 6, "refusal"),
     (MessageType::Revoke, 7, "revoke"),
     (MessageType::Bye, 8, "bye"),
+    (MessageType::Service, 9, "service"),
 ];
 
 impl MessageType {
@@ -70,6 +74,7 @@ impl MessageType {
             Self::Refusal => 6,
             Self::Revoke => 7,
             Self::Bye => 8,
+            Self::Service => 9,
         }
     }
 
@@ -135,6 +140,8 @@ pub enum Message {
     Revoke(ChannelName),
     /// See [`MessageType::Bye`].
     Bye,
+    /// See [`service::wire::Message`].
+    Service(Box<service::wire::Message>),
 }
 
 impl Message {
@@ -150,6 +157,7 @@ impl Message {
             Self::Refusal(_) => MessageType::Refusal,
             Self::Revoke(_) => MessageType::Revoke,
             Self::Bye => MessageType::Bye,
+            Self::Service(_) => MessageType::Service,
         }
     }
 
@@ -163,6 +171,7 @@ impl Message {
             Self::Rights(rights) => payload.push(rights.0),
             Self::Refusal(told) => told.write(&mut payload),
             Self::Revoke(channel) => payload.extend(channel.to_field()),
+            Self::Service(message) => message.write(&mut payload),
             Self::Ready | Self::Accepted | Self::Bye => {}
         }
         // Every payload is shorter than MAX_PAYLOAD_BYTES, far below the largest u32.
@@ -218,6 +227,9 @@ impl Message {
                     .map_err(|_| Malformed::BadValue("revoke.channel"))?,
             ),
             MessageType::Bye => Self::Bye,
+            MessageType::Service => {
+                Self::Service(Box::new(service::wire::Message::read(&mut from)?))
+            }
         };
         from.finish("message")?;
         Ok(message)

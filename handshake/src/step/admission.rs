@@ -1,14 +1,18 @@
 //! Waits for the caller's word on the peer: the plan's, and the kernel's.
 
+use std::time::SystemTime;
+
 use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::VmName;
 
 use super::hello::ExpectHello;
 use super::{Outbox, Role, State};
-use crate::identity::VerifiedIdentity;
+use crate::credentials::Credentials;
+use crate::identity::{IdentityFault, VerifiedIdentity};
 use crate::limits::MAX_MANIFEST_ENTRIES;
 use crate::refusal::{Blame, RefusalCode};
 use crate::terms::{LinkTerms, PeerUid};
+use crate::tls::unix_time;
 use crate::wire::{Hello, Manifest, Message, PROTOCOL_VERSION};
 
 /// Evidence that the party at the other end of the socket is the device process of a VM: it holds
@@ -50,6 +54,25 @@ impl VerifiedPeer {
     #[must_use]
     pub const fn id(&self) -> SpiffeId {
         self.identity.id()
+    }
+
+    /// The last second at which its SVID, and every issuer's certificate, is valid.
+    #[must_use]
+    pub const fn not_after(&self) -> SystemTime {
+        self.identity.not_after()
+    }
+
+    /// Judges its SVID again, by what `credentials` trust and at `wall`.
+    ///
+    /// # Errors
+    /// Why it is not to be believed any more: expired, withdrawn, or of unknown status.
+    pub fn revalidate(
+        &self,
+        credentials: &Credentials,
+        wall: SystemTime,
+    ) -> Result<(), IdentityFault> {
+        self.identity
+            .revalidate(&credentials.trust, unix_time(wall))
     }
 
     /// Its uid.

@@ -95,6 +95,9 @@ impl<T: Clone> State<T> {
             (Self::Established, Message::Revoke(channel)) => {
                 Ok(established::on_revoke(channel, outbox))
             }
+            (Self::Established, Message::Service(message)) if message.passes_links() => {
+                Ok(established::on_service(message, outbox))
+            }
             (Self::Established, Message::Bye) => Ok(established::on_bye(outbox)),
             (_, Message::Refusal(told)) => Err(Refusal::Told(told)),
             (_, Message::Bye) => Err(TlsFault::Closed.into()),

@@ -99,6 +99,7 @@ impl<'h> Peers<'h> {
                     .map(|end| end.map(|()| Vec::new()));
             }
             Action::Revoke(channel) => self.revoked(id, channel).map(|event| events.push(event)),
+            Action::Service(_) => Ok(()),
             Action::Bye => Err(LinkEnd::Bye),
         };
         Ok(done.map(|()| Vec::new()))

@@ -1,0 +1,401 @@
+//! The service's end: a TLS client of its own VM's device process, and every pairing of the process.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::time::{Duration, Instant, SystemTime};
+
+use sivshm_abi::frame::Reason;
+use sivshm_abi::identity::{SpiffeId, Subject};
+use sivshm_abi::name::ChannelName;
+
+use super::ALPN;
+use super::fault::ServiceFault;
+use super::limits::{FIRST_PAUSE, LONGEST_PAUSE};
+use super::wire::{Content, Message, Pairing, Role, ServiceRefusal};
+use crate::credentials::Credentials;
+use crate::identity::Party;
+use crate::tls::{Tls, TlsFault};
+
+mod event;
+mod reader;
+mod step;
+mod writer;
+
+pub use event::{ClientEvent, Opened, Want};
+
+use step::{Context, Step};
+
+/// The service's end of its session, sans-IO. It keeps wanting what it was told to want until
+/// [`Self::close`], or until an end or a refusal that waiting can't heal.
+#[derive(Debug)]
+pub struct ServiceClient {
+    credentials: Credentials,
+    tls: Tls,
+    state: State,
+    /// Decrypted bytes that are no whole message yet.
+    inbox: Vec<u8>,
+    /// Encrypted bytes that are not taken yet.
+    outbox: Vec<u8>,
+    pairings: BTreeMap<Pairing, Wish>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Unproved,
+    Live,
+    Ended,
+}
+
+/// A wish and how far it has come.
+#[derive(Debug)]
+struct Wish {
+    want: Want,
+    step: Step,
+    /// When the attempt under way began, or the last one.
+    began: Instant,
+    /// When a resting wish is said again.
+    due: Instant,
+    /// Attempts in a row that failed soon.
+    failures: u32,
+}
+
+impl Wish {
+    /// Rests after an attempt that failed: longer after each that failed soon, not at all after one
+    /// that lasted.
+    fn rest(&mut self, now: Instant) {
+        self.step = Step::Resting;
+        let pause = if now.duration_since(self.began) >= LONGEST_PAUSE {
+            self.failures = 0;
+            Duration::ZERO
+        } else {
+            let pause = FIRST_PAUSE.saturating_mul(1_u32 << self.failures.min(16));
+            self.failures = self.failures.saturating_add(1);
+            pause.min(LONGEST_PAUSE)
+        };
+        self.due = now + pause;
+    }
+}
+
+impl ServiceClient {
+    /// Begins a session with the device process of the VM that the own SVID names; no other party
+    /// is taken for it. Certificates are judged at `wall`.
+    ///
+    /// # Errors
+    /// [`ServiceFault::Tls`] if TLS can't be set up; [`ServiceFault::Wish`] if the credentials are a
+    /// device process's.
+    pub fn dial(credentials: &Credentials, wall: SystemTime) -> Result<Self, ServiceFault> {
+        let Subject::Service(vm, _) = credentials.id.subject else {
+            return Err(ServiceFault::Wish("a device process has no session"));
+        };
+        Ok(Self {
+            credentials: credentials.clone(),
+            tls: Tls::dial(credentials, ALPN, Party::Device(vm), wall)?,
+            state: State::Unproved,
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            pairings: BTreeMap::new(),
+        })
+    }
+
+    /// Who the service is.
+    #[must_use]
+    pub const fn id(&self) -> SpiffeId {
+        self.credentials.id
+    }
+
+    /// Wants one end of a channel, and keeps wanting it.
+    ///
+    /// # Errors
+    /// [`ServiceFault::Wish`] if it is wanted already, or the peer is no other service of the trust
+    /// domain; [`ServiceFault::Ended`] after the session.
+    pub fn want(&mut self, want: Want, now: Instant) -> Result<(), ServiceFault> {
+        if self.state == State::Ended {
+            return Err(ServiceFault::Ended);
+        }
+        let me = self.id();
+        if want.peer == me || want.peer.domain != me.domain {
+            return Err(ServiceFault::Wish(
+                "the peer is not another one of this domain",
+            ));
+        }
+        if let Subject::Device(_) = want.peer.subject {
+            return Err(ServiceFault::Wish("the peer is a device process"));
+        }
+        let pairing = want.pairing(me);
+        if self.pairings.contains_key(&pairing) {
+            return Err(ServiceFault::Wish("this end is wanted already"));
+        }
+        let wish = Wish {
+            want,
+            step: Step::Resting,
+            began: now,
+            due: now,
+            failures: 0,
+        };
+        self.pairings.insert(pairing, wish);
+        self.on_time(now)
+    }
+
+    /// Gives up one end of a channel: its pairing with `peer` is over, or was never to be.
+    pub fn close(&mut self, channel: ChannelName, peer: SpiffeId) {
+        let is_it = |wish: &Wish| wish.want.channel == channel && wish.want.peer == peer;
+        let found = self.pairings.iter().find(|(_, wish)| is_it(wish));
+        let Some(pairing) = found.map(|(pairing, _)| *pairing) else {
+            return;
+        };
+        let wish = self.pairings.remove(&pairing);
+        if wish.is_some_and(|wish| !matches!(wish.step, Step::Resting)) {
+            let content = Content::End(Reason::Closed);
+            // A session that can't say it is over, and the device process knows.
+            let _ = self.say(pairing, content);
+        }
+    }
+
+    /// When [`Self::on_time`] has something to do; none if nothing is due before bytes come.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let live = self.state == State::Live;
+        let resting = self
+            .pairings
+            .values()
+            .filter(|wish| live && matches!(wish.step, Step::Resting));
+        resting.map(|wish| wish.due).min()
+    }
+
+    /// Says the wishes that have rested long enough.
+    ///
+    /// # Errors
+    /// [`ServiceFault::Tls`] if TLS can't encrypt them.
+    pub fn on_time(&mut self, now: Instant) -> Result<(), ServiceFault> {
+        if self.state != State::Live {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        for (pairing, wish) in &mut self.pairings {
+            if matches!(wish.step, Step::Resting) && wish.due <= now {
+                wish.step = Step::Terms;
+                wish.began = now;
+                let (peer, integrity) = (wish.want.peer, wish.want.integrity);
+                due.push((*pairing, Content::Want { peer, integrity }));
+            }
+        }
+        due.into_iter()
+            .try_for_each(|(pairing, content)| self.say(pairing, content))
+    }
+
+    /// Takes bytes that the device process sent. Messages are judged at `wall`.
+    ///
+    /// # Errors
+    /// What ends the session; [`Self::farewell`] has what the device process is told. A pairing that
+    /// fails is an event.
+    pub fn receive(
+        &mut self,
+        mut bytes: &[u8],
+        wall: SystemTime,
+        now: Instant,
+    ) -> Result<Vec<ClientEvent>, ServiceFault> {
+        let mut events = Vec::new();
+        while !bytes.is_empty() {
+            if self.state == State::Ended {
+                return Err(ServiceFault::Ended);
+            }
+            let result = self.take(&mut bytes, wall, now, &mut events);
+            if result.is_err() {
+                self.state = State::Ended;
+            }
+            result?;
+        }
+        Ok(events)
+    }
+
+    fn take(
+        &mut self,
+        bytes: &mut &[u8],
+        wall: SystemTime,
+        now: Instant,
+        events: &mut Vec<ClientEvent>,
+    ) -> Result<(), ServiceFault> {
+        let open = self.tls.read(bytes, &mut self.inbox)?;
+        if self.state == State::Unproved && self.tls.authenticated()?.is_some() {
+            self.state = State::Live;
+            events.push(ClientEvent::Authenticated);
+        }
+        while let Some((message, len)) = Message::take(&self.inbox)? {
+            self.inbox.drain(..len);
+            if !message.kind().goes_down() {
+                return Err(ServiceFault::OutOfTurn {
+                    got: message.kind(),
+                    waiting: "a device process's message",
+                });
+            }
+            self.on_message(message, wall, now, events)?;
+        }
+        self.on_time(now)?;
+        if open {
+            Ok(())
+        } else {
+            Err(TlsFault::Closed.into())
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        message: Message,
+        wall: SystemTime,
+        now: Instant,
+        events: &mut Vec<ClientEvent>,
+    ) -> Result<(), ServiceFault> {
+        let pairing = message.pairing;
+        let epoch = self.epoch_of_others(pairing);
+        // Whatever crossed the end of a pairing is about nothing any more.
+        let Some(wish) = self.pairings.get_mut(&pairing) else {
+            return Ok(());
+        };
+        let resting = matches!(wish.step, Step::Resting);
+        match message.content {
+            Content::Refusal(refusal) => {
+                if !resting || !refusal.reason.heals() {
+                    self.refused(pairing, refusal, None, now, events);
+                }
+                Ok(())
+            }
+            Content::End(reason) => {
+                if !resting || !reopens(reason) {
+                    self.ended(pairing, reason, now, events);
+                }
+                Ok(())
+            }
+            content => {
+                let context = Context {
+                    credentials: &self.credentials,
+                    want: &wish.want,
+                    wall,
+                    epoch,
+                };
+                let step = mem::replace(&mut wish.step, Step::Resting);
+                match step.on_message(Message { pairing, content }, &context) {
+                    Ok(outcome) => {
+                        wish.step = outcome.next;
+                        events.extend(outcome.opened.map(ClientEvent::Opened));
+                        outcome
+                            .say
+                            .map_or(Ok(()), |content| self.say(pairing, content))
+                    }
+                    Err(fault) => self.refuse(pairing, fault, now, events),
+                }
+            }
+        }
+    }
+
+    /// The epoch of the channel's other readers: all pairings of one writer's end that overlap in
+    /// time have the same.
+    fn epoch_of_others(&self, pairing: Pairing) -> Option<u64> {
+        self.pairings
+            .iter()
+            .filter(|(other, wish)| {
+                **other != pairing
+                    && other.channel == pairing.channel
+                    && wish.want.role == Role::Writer
+            })
+            .find_map(|(_, wish)| wish.step.epoch())
+    }
+
+    /// Refuses what came, and tells everybody.
+    fn refuse(
+        &mut self,
+        pairing: Pairing,
+        fault: ServiceFault,
+        now: Instant,
+        events: &mut Vec<ClientEvent>,
+    ) -> Result<(), ServiceFault> {
+        let refusal = ServiceRefusal {
+            by: self.id(),
+            reason: fault.reason(),
+        };
+        self.refused(pairing, refusal, Some(fault), now, events);
+        self.say(pairing, Content::Refusal(refusal))
+    }
+
+    fn refused(
+        &mut self,
+        pairing: Pairing,
+        refusal: ServiceRefusal,
+        fault: Option<ServiceFault>,
+        now: Instant,
+        events: &mut Vec<ClientEvent>,
+    ) {
+        let again = refusal.reason.heals();
+        if let Some(want) = self.set_back(pairing, again, now) {
+            events.push(ClientEvent::Refused {
+                channel: want.channel,
+                peer: want.peer,
+                refusal,
+                fault,
+                again,
+            });
+        }
+    }
+
+    fn ended(
+        &mut self,
+        pairing: Pairing,
+        reason: Reason,
+        now: Instant,
+        events: &mut Vec<ClientEvent>,
+    ) {
+        let again = reopens(reason);
+        if let Some(want) = self.set_back(pairing, again, now) {
+            events.push(ClientEvent::Ended {
+                channel: want.channel,
+                peer: want.peer,
+                reason,
+                again,
+            });
+        }
+    }
+
+    /// Lets a wish rest, or forgets it.
+    fn set_back(&mut self, pairing: Pairing, again: bool, now: Instant) -> Option<Want> {
+        if again {
+            let wish = self.pairings.get_mut(&pairing)?;
+            wish.rest(now);
+            Some(wish.want)
+        } else {
+            self.pairings.remove(&pairing).map(|wish| wish.want)
+        }
+    }
+
+    fn say(&mut self, pairing: Pairing, content: Content) -> Result<(), ServiceFault> {
+        if self.state != State::Live {
+            return Err(ServiceFault::Ended);
+        }
+        let bytes = self.tls.write(&Message { pairing, content }.to_bytes())?;
+        self.outbox.extend(bytes);
+        Ok(())
+    }
+
+    /// The bytes to send since the last call.
+    #[must_use]
+    pub fn outgoing(&mut self) -> Vec<u8> {
+        let mut bytes = mem::take(&mut self.outbox);
+        bytes.append(&mut self.tls.flush());
+        bytes
+    }
+
+    /// Ends the session, and gives the last bytes to send.
+    #[must_use]
+    pub fn farewell(&mut self) -> Vec<u8> {
+        self.state = State::Ended;
+        let mut bytes = mem::take(&mut self.outbox);
+        bytes.append(&mut self.tls.farewell(None));
+        bytes
+    }
+}
+
+/// Whether a pairing that ended so is wanted again.
+const fn reopens(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Closed | Reason::Admin | Reason::Policy | Reason::Withdrawn | Reason::Expired
+    )
+}
