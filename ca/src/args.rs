@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
-use sivshm_ca::profile::{MAX_LEAF_LIFE, MIN_LEAF_LIFE};
+use sivshm_ca::profile::{MAX_LEAF_LIFE, MIN_LEAF_LIFE, Reason, Serial};
 
-/// Makes a SIVSHM certificate authority and issues SPIFFE X509-SVIDs from it
+/// Makes a SIVSHM certificate authority, issues SPIFFE X509-SVIDs from it and revokes them
 #[derive(Parser)]
 #[command(
     version,
@@ -25,6 +27,12 @@ Examples:
     sivshm-ca issue --dir /etc/sivshm/car.example/ca --ttl 1h \\
         service ivi camera --out /etc/sivshm/car.example/vm/ivi/svc
 
+  Take the SVIDs of that service back, and have every device process know at once:
+    sivshm-ca revoke --dir /etc/sivshm/car.example/ca \\
+        --id spiffe://car.example/vm/ivi/svc/camera --reason key-compromise
+    cp /etc/sivshm/car.example/ca/crl.pem /etc/sivshm/car.example/crl.pem
+    sivshm reload
+
 Exit status:
   0  done
   1  not done: the message says whether the host or the state of the CA is in the way
@@ -41,17 +49,19 @@ pub struct Args {
 pub enum Command {
     Init(Init),
     Issue(Issue),
+    Revoke(Revoke),
+    Crl(Crl),
 }
 
-/// Make a CA: a root, an intermediate and the ledger of what was issued
+/// Make a CA: a root, an intermediate, their CRLs and the ledger
 ///
 /// The root lives 10 years, the intermediate 30 days; leaves can be issued while the intermediate
 /// lives. The directory appears whole or not at all; an existing CA is never overwritten. If the
 /// command is interrupted, what it leaves is a directory `.NAME.RANDOM` beside the place, which can
 /// be removed.
 ///
-/// Hand out DIR/bundle.pem, the trust bundle, to every device process. Move DIR/root.key off the
-/// machine: issuing does not need it. Anyone who reads DIR/intermediate.key can speak for every
+/// Hand out DIR/bundle.pem, the trust bundle, and DIR/crl.pem, the CRLs, to every device
+/// process. Move DIR/root.key off the machine: issuing and revoking do not need it. Anyone who reads DIR/intermediate.key can speak for every
 /// party of the domain until the intermediate ends.
 #[derive(clap::Args)]
 #[command(
@@ -120,6 +130,88 @@ pub enum Party {
         #[arg(long, value_name = "OUTDIR")]
         out: PathBuf,
     },
+}
+
+/// Revoke certificates of device processes and services
+///
+/// Records the revocation in DIR/ledger.jsonl, on the disk, and then replaces DIR/crl.pem by a CRL
+/// that has it. Nobody knows of it before that file is handed out: copy it to where device processes
+/// read it and run `sivshm reload`. They end what stands on a revoked certificate.
+///
+/// A certificate that was revoked before stays revoked as it was; the CRL is made anew all the same,
+/// so a revocation that was interrupted is completed by repeating it. There is no way back: issue a
+/// new certificate. The intermediate can't be revoked, as that takes the root's key: make a new CA.
+#[derive(clap::Args)]
+#[command(
+    group = clap::ArgGroup::new("which").required(true).args(["serial", "id"]),
+    after_long_help = "\
+Examples:
+  sivshm-ca revoke --dir ca --serial 4af81c6f5c7a0c6e1d1f3a8d2b9e0471
+      one certificate; its number is in the ledger, in what `issue` prints, and in
+      `openssl x509 -noout -serial -in camera.pem`
+  sivshm-ca revoke --dir ca --id spiffe://car.example/vm/ivi/svc/camera --reason key-compromise
+      all certificates that this service ever got
+
+Exit status:
+  0  revoked, now or before, and the CRL is in its place
+  1  not done, or the CRL not written: the message says which
+  2  the command line is wrong; nothing was touched"
+)]
+pub struct Revoke {
+    /// Directory of the CA
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Serial number of the one certificate, hexadecimal, with or without colons
+    #[arg(long, value_name = "HEX")]
+    pub serial: Option<Serial>,
+    /// Party whose certificates to revoke, all that were ever issued to it
+    #[arg(long, value_name = "SPIFFE-ID", value_parser = SpiffeId::parse)]
+    pub id: Option<SpiffeId>,
+    /// Why; it is in the CRL, for people and tools that read it
+    #[arg(long, value_name = "REASON", default_value = "unspecified", value_parser = reasons())]
+    pub reason: Reason,
+    /// Print what was revoked, now and before, and the CRL's record as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Make the CRL anew
+///
+/// Replaces DIR/crl.pem by a CRL of all that the ledger says is revoked, with the next number. This
+/// is needed only if that file is lost or an interrupted `revoke` left an old one: the CRL lives as
+/// long as the intermediate, and `init` and `revoke` make it by themselves.
+///
+/// The file has two CRLs: the root's, made by `init`, which says that the intermediate stands, and the
+/// intermediate's, which says which leaves do not.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  sivshm-ca crl --dir ca
+      puts a new CRL at ca/crl.pem
+  sivshm-ca crl --dir ca --out /etc/sivshm/car.example/crl.pem && sivshm reload
+      puts it to where device processes read it, too, and has them read it")]
+pub struct Crl {
+    /// Directory of the CA
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// File to replace by the CRL, beside DIR/crl.pem
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print the CRL's record and its paths as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads the word of a reason.
+fn reasons() -> impl TypedValueParser<Value = Reason> {
+    let words = Reason::ALL.iter().map(|reason| reason.word());
+    PossibleValuesParser::new(words).try_map(|word| {
+        let mut reasons = Reason::ALL.iter();
+        reasons
+            .find(|reason| reason.word() == word)
+            .copied()
+            .ok_or("no such reason")
+    })
 }
 
 fn parse_life(text: &str) -> Result<Duration, String> {

@@ -1,33 +1,34 @@
-//! A CA as a directory: making one, opening one, issuing leaves from it.
+//! A CA as a directory: making one, opening one, issuing leaves from it, revoking them.
 //!
 //! ```text
 //! DIR/                 0700
 //!   bundle.pem         the root certificate: the trust bundle of the domain
 //!   intermediate.pem   the certificate that signs leaves
 //!   intermediate.key   its key, PKCS#8 DER, 0600
-//!   root.key           the root's key, PKCS#8 DER, 0600; issuing never reads it
-//!   ledger.jsonl       every certificate issued, append-only, 0600
+//!   root.key           the root's key, PKCS#8 DER, 0600; issuing and revoking never read it
+//!   root-crl.pem       the root's CRL, made with the root
+//!   crl.pem            the root's CRL and the intermediate's current one
+//!   ledger.jsonl       all that was issued and revoked, append-only, 0600
 //! ```
+
+mod opening;
+mod revocation;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rcgen::{Issuer, PublicKeyData};
-use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use sivshm_abi::identity::{SCHEME, SpiffeId};
+use rcgen::Issuer;
+use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::TrustDomain;
 use time::{Duration, OffsetDateTime};
-use x509_parser::extensions::GeneralName;
-use x509_parser::parse_x509_certificate;
-use x509_parser::prelude::X509Certificate;
 use zeroize::Zeroizing;
+
+pub use self::revocation::{Crl, RevokeError, Revoked, Target};
 
 use crate::files::{self, Context, FileError, NewFile, PRIVATE, PUBLIC, Staging};
 use crate::key::{Key, KeyError};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{CrlRecord, Entry, Ledger, Record};
 use crate::profile::{
     self, INTERMEDIATE_LIFE, MAX_LEAF_LIFE, MIN_LEAF_LIFE, ROOT_LIFE, Serial, Validity,
 };
@@ -40,8 +41,15 @@ pub const INTERMEDIATE: &str = "intermediate.pem";
 pub const INTERMEDIATE_KEY: &str = "intermediate.key";
 /// The root's private key, PKCS#8 DER. To be kept off line.
 pub const ROOT_KEY: &str = "root.key";
+/// The root's revocation list, PEM.
+pub const ROOT_CRL: &str = "root-crl.pem";
+/// The revocation lists of the root and the intermediate, PEM: what verifiers get.
+pub const CRL: &str = "crl.pem";
 /// The ledger, JSON Lines.
 pub const LEDGER: &str = "ledger.jsonl";
+
+/// Number of a signer's first revocation list.
+const FIRST_CRL: u64 = 1;
 
 /// Why a CA was not made or opened, or a leaf not issued. Nothing was issued then.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +91,7 @@ pub enum AuthorityError {
     Life(std::time::Duration),
     /// The intermediate is not valid for long enough, or not yet.
     #[error(
-        "this CA's intermediate is valid from {} to {}, and a leaf has to end within that time: \
+        "this CA's intermediate is valid from {} to {}, and what it signs has to end within that time: \
          check the host's clock, else make a new CA and hand out its bundle",
         profile::rfc3339(.0.not_before), profile::rfc3339(.0.not_after)
     )]
@@ -102,13 +110,15 @@ pub enum AuthorityError {
     File(#[from] FileError),
 }
 
-/// A certificate authority, ready to issue leaves.
+/// A certificate authority, ready to issue leaves and to revoke them.
 pub struct Authority {
+    dir: PathBuf,
     domain: TrustDomain,
     serial: Serial,
     validity: Validity,
     issuer: Issuer<'static, Key>,
     chain: String,
+    root_crl: String,
     ledger: Ledger,
 }
 
@@ -143,16 +153,34 @@ impl Authority {
         let root = root_params.self_signed(&root_key)?;
         let root_issuer = Issuer::from_params(&root_params, &root_key);
         let life = Validity::starting(now, INTERMEDIATE_LIFE);
-        let intermediate =
-            profile::intermediate(*domain, serial, life)?.signed_by(&key, &root_issuer)?;
+        let intermediate_params = profile::intermediate(*domain, serial, life)?;
+        let intermediate = intermediate_params.signed_by(&key, &root_issuer)?;
+
+        // Nothing is revoked. Now is when the root's key is at hand.
+        let root_crl = profile::crl(FIRST_CRL, life, [])
+            .signed_by(&root_issuer)?
+            .pem()?;
+        let issuer = Issuer::from_params(&intermediate_params, &key);
+        let crl = root_crl.clone()
+            + &profile::crl(FIRST_CRL, life, [])
+                .signed_by(&issuer)?
+                .pem()?;
 
         let of_domain = profile::domain_id(*domain);
         let ledger = [
-            record(&of_domain, root_serial, root_life, &root_key, root_serial),
-            record(&of_domain, serial, life, &key, root_serial),
+            Entry::Issued(record(
+                &of_domain,
+                root_serial,
+                root_life,
+                &root_key,
+                root_serial,
+            )),
+            Entry::Issued(record(&of_domain, serial, life, &key, root_serial)),
+            Entry::Crl(CrlRecord::new(root_serial, FIRST_CRL, life, 0)),
+            Entry::Crl(CrlRecord::new(serial, FIRST_CRL, life, 0)),
         ]
         .iter()
-        .map(Record::to_line)
+        .map(Entry::to_line)
         .collect::<Result<String, _>>()
         .map_err(|_| AuthorityError::Clock)?;
 
@@ -162,56 +190,14 @@ impl Authority {
             (INTERMEDIATE_KEY, key.pkcs8(), PRIVATE),
             (LEDGER, ledger.as_bytes(), PRIVATE),
             (INTERMEDIATE, intermediate.pem().as_bytes(), PUBLIC),
+            (ROOT_CRL, root_crl.as_bytes(), PUBLIC),
+            (CRL, crl.as_bytes(), PUBLIC),
             (BUNDLE, root.pem().as_bytes(), PUBLIC),
         ] {
             files::create(staging.path(), &NewFile { name, bytes, mode })?;
         }
         staging.publish(dir)?;
         Self::open(dir)
-    }
-
-    /// Opens the CA at `dir`, after checking that only its owner can reach its keys and that its
-    /// files belong together.
-    ///
-    /// # Errors
-    /// A file is missing, too open, or not what `init` wrote.
-    pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
-        private(dir, files::PRIVATE_DIR)?;
-        let root_path = dir.join(BUNDLE);
-        let (_, root_der) = certificate(&root_path)?;
-        let root = parse(&root_der, &root_path)?;
-
-        let path = dir.join(INTERMEDIATE);
-        let (pem, der) = certificate(&path)?;
-        let intermediate = parse(&der, &path)?;
-        let damaged = |what| AuthorityError::Damaged {
-            path: path.clone(),
-            what,
-        };
-        signed_by(&intermediate, &root).ok_or_else(|| damaged("is not signed by the root"))?;
-        let domain = domain_of(&intermediate).ok_or_else(|| damaged("names no trust domain"))?;
-        let serial = Serial::from_der(intermediate.raw_serial())
-            .ok_or_else(|| damaged("has no serial number of this CA"))?;
-        let validity = Validity {
-            not_before: intermediate.validity().not_before.to_datetime(),
-            not_after: intermediate.validity().not_after.to_datetime(),
-        };
-
-        let key_path = dir.join(INTERMEDIATE_KEY);
-        private(&key_path, PRIVATE)?;
-        let pkcs8 = Zeroizing::new(fs::read(&key_path).context("read", &key_path)?);
-        let key = Key::from_pkcs8(pkcs8)?;
-        if key.subject_public_key_info() != intermediate.public_key().raw {
-            return Err(damaged("does not belong to the key beside it"));
-        }
-        Ok(Self {
-            domain,
-            serial,
-            validity,
-            issuer: Issuer::from_ca_cert_der(&der, key)?,
-            chain: pem,
-            ledger: Ledger::open(&dir.join(LEDGER))?,
-        })
     }
 
     /// The trust domain of this CA.
@@ -253,7 +239,9 @@ impl Authority {
         let (key, serial) = (Key::generate()?, Serial::random()?);
         let leaf = profile::leaf(id, serial, validity)?.signed_by(&key, &self.issuer)?;
         let record = record(&id.to_string(), serial, validity, &key, self.serial);
-        self.ledger.append(&record)?;
+        self.ledger
+            .lock()?
+            .append(&[Entry::Issued(record.clone())])?;
         Ok(Issued {
             record,
             chain_pem: leaf.pem() + &self.chain,
@@ -286,66 +274,6 @@ fn is_free(dir: &Path) -> Result<bool, FileError> {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error).context("look at", dir),
-    }
-}
-
-/// Refuses a path that more than its owner can reach.
-fn private(path: &Path, want: u32) -> Result<(), AuthorityError> {
-    let mode = files::mode(path)?;
-    if mode & !want == 0 {
-        return Ok(());
-    }
-    Err(AuthorityError::Exposed {
-        path: path.to_owned(),
-        mode,
-        want,
-    })
-}
-
-/// The text of a certificate file and the certificate in it.
-fn certificate(path: &Path) -> Result<(String, CertificateDer<'static>), AuthorityError> {
-    let pem = fs::read_to_string(path).context("read", path)?;
-    match CertificateDer::from_pem_slice(pem.as_bytes()) {
-        Ok(der) => Ok((pem, der)),
-        Err(_) => Err(AuthorityError::Damaged {
-            path: path.to_owned(),
-            what: "holds no certificate in PEM form",
-        }),
-    }
-}
-
-fn parse<'a>(
-    der: &'a CertificateDer<'_>,
-    path: &Path,
-) -> Result<X509Certificate<'a>, AuthorityError> {
-    match parse_x509_certificate(der) {
-        Ok(([], certificate)) => Ok(certificate),
-        _ => Err(AuthorityError::Damaged {
-            path: path.to_owned(),
-            what: "holds no X.509 certificate",
-        }),
-    }
-}
-
-/// `certificate`'s signature is valid under `signer`'s key.
-fn signed_by(certificate: &X509Certificate<'_>, signer: &X509Certificate<'_>) -> Option<()> {
-    UnparsedPublicKey::new(
-        &ECDSA_P256_SHA256_ASN1,
-        &signer.public_key().subject_public_key.data,
-    )
-    .verify(
-        certificate.tbs_certificate.as_ref(),
-        &certificate.signature_value.data,
-    )
-    .ok()
-}
-
-/// The trust domain that a signing certificate names in its one URI.
-fn domain_of(certificate: &X509Certificate<'_>) -> Option<TrustDomain> {
-    let names = certificate.subject_alternative_name().ok().flatten()?;
-    match names.value.general_names.as_slice() {
-        [GeneralName::URI(uri)] => TrustDomain::new(uri.strip_prefix(SCHEME)?).ok(),
-        _ => None,
     }
 }
 

@@ -108,6 +108,19 @@ pub fn replace(dir: &Path, files: &[NewFile<'_>]) -> Result<(), FileError> {
     sync_dir(dir)
 }
 
+/// Replaces one file, as [`replace`] does.
+///
+/// # Errors
+/// `path` has no name of its own, is not UTF-8, or the host refused.
+pub fn replace_one(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or(io::Error::from(io::ErrorKind::InvalidFilename))
+        .context("create", path)?;
+    replace(parent(path), &[NewFile { name, bytes, mode }])
+}
+
 /// A directory under a temporary name, which vanishes unless it is published.
 pub struct Staging {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! `sivshm-ca`: makes a SIVSHM certificate authority and issues SVIDs from it.
+//! `sivshm-ca`: makes a SIVSHM certificate authority, issues SVIDs from it and revokes them.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -12,13 +12,13 @@ use std::time::SystemTime;
 use clap::Parser;
 use serde::Serialize;
 use sivshm_abi::identity::{SpiffeId, Subject};
-use sivshm_ca::authority::{BUNDLE, ROOT_KEY};
+use sivshm_ca::authority::{BUNDLE, CRL, ROOT_KEY};
 use sivshm_ca::files::{self, NewFile, PRIVATE, PUBLIC};
-use sivshm_ca::ledger::Record;
+use sivshm_ca::ledger::{CrlRecord, Record, Revocation};
 use sivshm_ca::profile::rfc3339;
-use sivshm_ca::{Authority, Issued};
+use sivshm_ca::{Authority, Issued, Revoked, Target};
 
-use crate::args::{Args, Command, Init, Issue, Party};
+use crate::args::{Args, Command, Init, Issue, Party, Revoke};
 
 /// Exits 0 when done, 1 when the host or the state of the CA did not allow it; clap has exited
 /// with 2 by then if the command line was wrong.
@@ -26,6 +26,8 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Init(init) => run_init(&init),
         Command::Issue(issue) => run_issue(&issue),
+        Command::Revoke(revoke) => run_revoke(&revoke),
+        Command::Crl(crl) => run_crl(&crl),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,8 +45,9 @@ fn run_init(init: &Init) -> Result<(), Box<dyn Error>> {
         io::stdout(),
         "CA of {} made in {dir}\n\
          trust bundle: {dir}/{BUNDLE}\n\
+         CRLs: {dir}/{CRL}\n\
          issues until: {}\n\
-         {dir}/{ROOT_KEY} is not needed for issuing: move it off this machine",
+         {dir}/{ROOT_KEY} is not needed for issuing and revoking: move it off this machine",
         authority.domain(),
         rfc3339(authority.validity().not_after),
     )?;
@@ -99,6 +102,94 @@ struct Report<'a> {
     record: &'a Record,
     chain: String,
     key: String,
+}
+
+/// What `revoke` prints.
+#[derive(Serialize)]
+struct RevokeReport<'a> {
+    /// What was revoked now.
+    revoked: &'a [Revocation],
+    /// What had been revoked before.
+    revoked_before: &'a [Revocation],
+    crl: &'a CrlRecord,
+    path: String,
+}
+
+fn run_revoke(revoke: &Revoke) -> Result<(), Box<dyn Error>> {
+    let target = match (revoke.serial, revoke.id) {
+        (Some(serial), None) => Target::Serial(serial),
+        (None, Some(id)) => Target::Id(id),
+        _ => return Err("give one of --serial and --id".into()),
+    };
+    let mut authority = Authority::open(&revoke.dir)?;
+    let Revoked { newly, before, crl } =
+        authority.revoke(&target, revoke.reason, SystemTime::now())?;
+    let path = revoke.dir.join(CRL).display().to_string();
+    let mut out = io::stdout();
+    if revoke.json {
+        let report = RevokeReport {
+            revoked: &newly,
+            revoked_before: &before,
+            crl: &crl.record,
+            path,
+        };
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        return Ok(());
+    }
+    for (leaves, when) in [(&newly, "revoked"), (&before, "had been revoked before:")] {
+        for leaf in leaves {
+            let reason = leaf.reason.word();
+            writeln!(
+                out,
+                "{when} {}, serial {}, {reason}",
+                leaf.spiffe_id, leaf.serial
+            )?;
+        }
+    }
+    writeln!(
+        out,
+        "{}\nhand {path} to every device process, and run `sivshm reload`",
+        summary(&crl.record)
+    )?;
+    Ok(())
+}
+
+/// What `crl` prints.
+#[derive(Serialize)]
+struct CrlReport<'a> {
+    #[serde(flatten)]
+    record: &'a CrlRecord,
+    paths: Vec<String>,
+}
+
+fn run_crl(command: &args::Crl) -> Result<(), Box<dyn Error>> {
+    let mut authority = Authority::open(&command.dir)?;
+    let crl = authority.crl(SystemTime::now())?;
+    let mut paths = vec![command.dir.join(CRL).display().to_string()];
+    if let Some(copy) = &command.out {
+        files::replace_one(copy, crl.pem.as_bytes(), PUBLIC)?;
+        paths.push(copy.display().to_string());
+    }
+    let mut out = io::stdout();
+    if command.json {
+        let report = CrlReport {
+            record: &crl.record,
+            paths,
+        };
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        writeln!(out, "{}\n{}", summary(&crl.record), paths.join("\n"))?;
+    }
+    Ok(())
+}
+
+fn summary(crl: &CrlRecord) -> String {
+    let CrlRecord {
+        number, entries, ..
+    } = crl;
+    let plural = if *entries == 1 { "" } else { "s" };
+    let until = rfc3339(crl.next_update);
+    format!("CRL {number}: {entries} certificate{plural} revoked, valid until {until}")
 }
 
 fn report(report: &Report<'_>, json: bool) -> Result<(), Box<dyn Error>> {

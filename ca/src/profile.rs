@@ -1,12 +1,15 @@
 //! The certificate profile of `docs/identity.md`: SPIFFE X509-SVID, and stricter where SPIFFE
 //! leaves a choice.
 
+use std::str::FromStr;
+
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CidrSubnet,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyIdMethod,
+    KeyUsagePurpose, NameConstraints, RevocationReason, RevokedCertParams, SanType,
 };
 use ring::rand::{SecureRandom, SystemRandom};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use sivshm_abi::identity::{SCHEME, SpiffeId};
 use sivshm_abi::name::TrustDomain;
 use time::format_description::well_known::Rfc3339;
@@ -35,7 +38,7 @@ pub const CLOCK_SKEW: Duration = Duration::minutes(1);
 
 /// Serial number of a certificate: positive, 16 octets in DER, 126 of the bits random (RFC 5280
 /// section 4.1.2.2 allows 20 octets; CA/Browser Forum asks for 64 random bits).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Serial([u8; Self::BYTES]);
 
 impl Serial {
@@ -70,9 +73,94 @@ impl std::fmt::Display for Serial {
     }
 }
 
+/// A text that is not the serial number of a certificate of this CA.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a serial number has {} hexadecimal digits, with or without colons", 2 * Serial::BYTES)]
+pub struct BadSerial;
+
+impl FromStr for Serial {
+    type Err = BadSerial;
+
+    /// Reads the ledger's form and both that `openssl` prints: upper case, and with colons.
+    fn from_str(text: &str) -> Result<Self, BadSerial> {
+        let digits: Option<Vec<u32>> = text
+            .chars()
+            .filter(|c| *c != ':')
+            .map(|c| c.to_digit(16))
+            .collect();
+        let digits = digits.ok_or(BadSerial)?;
+        let (pairs, []) = digits.as_chunks::<2>() else {
+            return Err(BadSerial);
+        };
+        let bytes = pairs
+            .iter()
+            .map(|[high, low]| u8::try_from(high << 4 | low));
+        let bytes: Result<Vec<u8>, _> = bytes.collect();
+        Self::from_der(&bytes.map_err(|_| BadSerial)?).ok_or(BadSerial)
+    }
+}
+
 impl Serialize for Serial {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Serial {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why a certificate is revoked: those reasons of RFC 5280 section 5.3.1 that a leaf can have.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Nothing is said.
+    #[default]
+    Unspecified,
+    /// Somebody else has, or may have, the key.
+    KeyCompromise,
+    /// Another certificate has taken its place.
+    Superseded,
+    /// Its party does not exist any more.
+    CessationOfOperation,
+    /// Its party may not take part any more.
+    PrivilegeWithdrawn,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::Unspecified,
+        Self::KeyCompromise,
+        Self::Superseded,
+        Self::CessationOfOperation,
+        Self::PrivilegeWithdrawn,
+    ];
+
+    /// The word of the command line and the ledger.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "key-compromise",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessation-of-operation",
+            Self::PrivilegeWithdrawn => "privilege-withdrawn",
+        }
+    }
+
+    /// The code in a CRL; RFC 5280 wants none for what says nothing.
+    const fn code(self) -> Option<RevocationReason> {
+        match self {
+            Self::Unspecified => None,
+            Self::KeyCompromise => Some(RevocationReason::KeyCompromise),
+            Self::Superseded => Some(RevocationReason::Superseded),
+            Self::CessationOfOperation => Some(RevocationReason::CessationOfOperation),
+            Self::PrivilegeWithdrawn => Some(RevocationReason::PrivilegeWithdrawn),
+        }
     }
 }
 
@@ -164,6 +252,30 @@ pub fn leaf(
     Ok(params)
 }
 
+/// A revocation list with the serial number, time and reason of each certificate on it.
+#[must_use]
+pub fn crl(
+    number: u64,
+    validity: Validity,
+    revoked: impl IntoIterator<Item = (Serial, OffsetDateTime, Reason)>,
+) -> CertificateRevocationListParams {
+    let revoked = revoked.into_iter();
+    let revoked = revoked.map(|(serial, revocation_time, reason)| RevokedCertParams {
+        serial_number: serial.0.to_vec().into(),
+        revocation_time,
+        reason_code: reason.code(),
+        invalidity_date: None,
+    });
+    CertificateRevocationListParams {
+        this_update: validity.not_before,
+        next_update: validity.not_after,
+        crl_number: number.into(),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
+}
+
 fn base(uri: &str, serial: Serial, validity: Validity) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.serial_number = Some(serial.0.to_vec().into());
@@ -207,5 +319,27 @@ mod tests {
             assert_eq!(first & 0xc0, 0x40);
         }
         assert_ne!(Serial::random().unwrap(), Serial::random().unwrap());
+    }
+
+    #[test]
+    fn serials_are_read_as_the_ledger_and_openssl_write_them() {
+        let serial = Serial::random().unwrap();
+        let text = serial.to_string();
+        let pairs: Vec<_> = serial.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        for form in [text.clone(), text.to_uppercase(), pairs.join(":")] {
+            assert_eq!(form.parse(), Ok(serial));
+        }
+        let short = text.get(1..).unwrap();
+        for bad in ["", "4a", short, &format!("{text}00"), "4\u{e9}"] {
+            assert_eq!(bad.parse::<Serial>(), Err(BadSerial), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_writes_reasons_as_the_command_line_does() {
+        for reason in Reason::ALL {
+            let json = serde_json::to_string(reason).unwrap();
+            assert_eq!(json, format!("\"{}\"", reason.word()));
+        }
     }
 }

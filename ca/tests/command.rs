@@ -59,6 +59,46 @@ mod tests {
         assert_eq!(last["serial"], said["serial"]);
     }
 
+    #[test]
+    fn revoke_and_crl_write_what_they_say() {
+        let dir = tempfile::tempdir().unwrap();
+        run(dir.path(), "init --domain car.example --dir ca");
+        let issue = "issue --dir ca --json service ivi camera --out svc";
+        let [first, second] = [(); 2]
+            .map(|()| -> Value { serde_json::from_slice(&run(dir.path(), issue).stdout).unwrap() });
+        let serial = first["serial"].as_str().unwrap();
+        let revoke = format!("revoke --dir ca --serial {serial} --reason superseded");
+        let said = String::from_utf8(run(dir.path(), &revoke).stdout).unwrap();
+        let id = "spiffe://car.example/vm/ivi/svc/camera";
+        assert!(
+            said.starts_with(&format!(
+                "revoked {id}, serial {serial}, superseded\nCRL 2: 1 certificate revoked, "
+            )),
+            "{said}"
+        );
+        let done = run(dir.path(), &format!("revoke --dir ca --id {id} --json"));
+        let said: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(said["revoked"][0]["serial"], second["serial"]);
+        assert_eq!(said["revoked"][0]["reason"], "unspecified");
+        assert_eq!(said["revoked_before"][0]["serial"], serial);
+        assert_eq!(said["revoked_before"][0]["reason"], "superseded");
+        assert_eq!(said["crl"]["number"], 3);
+        assert_eq!(said["path"], "ca/crl.pem");
+
+        let done = run(dir.path(), "crl --dir ca --out etc/crl.pem --json");
+        let said: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!((&said["number"], &said["entries"]), (&4.into(), &2.into()));
+        let list = |path: &str| fs::read(dir.path().join(path)).unwrap();
+        assert_eq!(list("ca/crl.pem"), list("etc/crl.pem"));
+
+        let unknown = "00".repeat(16);
+        let refused = run(dir.path(), &format!("revoke --dir ca --serial {unknown}"));
+        assert_eq!(refused.status.code(), Some(1));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        let what = format!("the ledger has no certificate with the serial number {unknown}");
+        assert!(said.contains(&what), "{said}");
+    }
+
     /// A limit on file size kills the program with a signal while it writes the ledger: later than
     /// the keys, which are below the limit, and earlier than the certificates.
     #[test]
@@ -107,6 +147,11 @@ mod tests {
             "issue --dir ca --ttl 25h device ivi --out ivi",
             "issue --dir ca device Ivi --out ivi",
             "issue --dir ca operator x --out ivi",
+            "revoke --dir ca",
+            "revoke --dir ca --serial 4a",
+            "revoke --dir ca --id spiffe://car.example/ivi",
+            "revoke --dir ca --id spiffe://car.example/vm/ivi/device --reason rumour",
+            "crl",
         ] {
             let refused = run(dir.path(), arguments);
             assert_eq!(refused.status.code(), Some(2), "{arguments}: {refused:?}");

@@ -57,7 +57,7 @@ mod tests {
         for name in ["root.key", "intermediate.key", "ledger.jsonl"] {
             assert_eq!(mode(&ca.join(name)), 0o600, "{name}");
         }
-        assert_eq!(names(&ca).len(), 5);
+        assert_eq!(names(&ca).len(), 7);
     }
 
     #[test]
@@ -99,6 +99,7 @@ mod tests {
             "intermediate.key",
             "ledger.jsonl",
             "intermediate.pem",
+            "root-crl.pem",
             "bundle.pem",
         ];
         for missing in needed {
@@ -107,7 +108,7 @@ mod tests {
             assert!(Authority::open(&ca).is_err(), "opened without {missing}");
             fs::write(ca.join(missing), "").unwrap();
             let opened = Authority::open(&ca);
-            // A ledger may be empty as far as opening goes: its content is never read back.
+            // A ledger may be empty as far as opening goes: only revoking reads it back.
             assert_eq!(opened.is_ok(), missing == "ledger.jsonl", "empty {missing}");
             fs::rename(&aside, ca.join(missing)).unwrap();
         }
@@ -141,7 +142,12 @@ mod tests {
 
     #[test]
     fn files_of_two_cas_do_not_mix() {
-        for name in ["intermediate.key", "intermediate.pem", "bundle.pem"] {
+        for name in [
+            "intermediate.key",
+            "intermediate.pem",
+            "bundle.pem",
+            "root-crl.pem",
+        ] {
             let ((_keep, ca), (_keep_too, other)) = (made(), made());
             fs::copy(other.join(name), ca.join(name)).unwrap();
             let refused = Authority::open(&ca).err().unwrap();
@@ -164,13 +170,16 @@ mod tests {
         let lines = ledger(&ca);
         let ids: Vec<_> = lines
             .iter()
-            .map(|line| line["spiffe_id"].as_str().unwrap())
+            .map(|line| line["spiffe_id"].as_str().unwrap_or_default())
             .collect();
         assert_eq!(
             ids,
             [
                 "spiffe://car.example",
                 "spiffe://car.example",
+                // The two lists.
+                "",
+                "",
                 "spiffe://car.example/vm/ivi/device",
                 "spiffe://car.example/vm/cluster/device"
             ]
@@ -180,9 +189,9 @@ mod tests {
             "the root signs itself"
         );
         assert_eq!(lines[1]["issuer"], lines[0]["serial"]);
-        for line in &lines[2..] {
+        for line in &lines[4..] {
             assert_eq!(line["issuer"], lines[1]["serial"]);
-            assert_eq!(line.as_object().unwrap().len(), 6);
+            assert_eq!(line.as_object().unwrap().len(), 7);
         }
     }
 
@@ -234,6 +243,6 @@ mod tests {
                 .unwrap();
             assert!(matches!(refused, AuthorityError::Life(_)), "{refused}");
         }
-        assert_eq!(ledger(&ca).len(), 2, "what is refused is not recorded");
+        assert_eq!(ledger(&ca).len(), 4, "what is refused is not recorded");
     }
 }
