@@ -7,6 +7,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 
 #include "compat.h"
@@ -69,15 +70,87 @@ static int sivshm_release(struct inode *inode, struct file *file)
 static __poll_t sivshm_poll(struct file *file, poll_table *table)
 {
 	struct sivshm_gate_caller caller = sivshm_caller(file, current->mm);
-	int readable;
+	__poll_t events = 0;
+	int ready;
+	bool owes;
 
 	poll_wait(file, &sivshm_news, table);
 	down_read(&sivshm_gate_lock);
-	readable = sivshm_gate_readable(&caller);
+	ready = sivshm_gate_readiness(&caller);
+	owes = sivshm_gate_owes();
 	up_read(&sivshm_gate_lock);
-	if (readable < 0)
+	if (owes)
+		sivshm_schedule_retry();
+	if (ready < 0)
 		return EPOLLERR;
-	return readable ? EPOLLIN | EPOLLRDNORM : 0;
+	if (ready & SIVSHM_READY_DATA)
+		events |= EPOLLIN | EPOLLRDNORM;
+	if (ready & SIVSHM_READY_ROOM)
+		events |= EPOLLOUT | EPOLLWRNORM;
+	if (ready & SIVSHM_READY_CHANGED)
+		events |= EPOLLPRI;
+	if (ready & SIVSHM_READY_RUNG)
+		events |= EPOLLRDBAND;
+	return events;
+}
+
+/* Moves some bytes to the gate or from it, as soon as it has any or takes any. */
+static ssize_t move_bytes(struct file *file, u8 *data, size_t bytes, bool out)
+{
+	struct sivshm_gate_caller caller = sivshm_caller(file, current->mm);
+	/* That of frames: no peer wakes it. */
+	struct wait_queue_head *queue = sivshm_bell_queue(0);
+	DEFINE_WAIT_FUNC(entry, woken_wake_function);
+	ssize_t moved;
+
+	add_wait_queue(queue, &entry);
+	for (;;) {
+		down_write(&sivshm_gate_lock);
+		moved = out ? sivshm_gate_write(&caller, data, bytes) :
+			      sivshm_gate_read(&caller, data, bytes);
+		up_write(&sivshm_gate_lock);
+		sivshm_carry_out();
+		if (moved != -EAGAIN || (file->f_flags & O_NONBLOCK))
+			break;
+		if (signal_pending(current)) {
+			moved = -ERESTARTSYS;
+			break;
+		}
+		wait_woken(&entry, TASK_INTERRUPTIBLE, MAX_SCHEDULE_TIMEOUT);
+	}
+	remove_wait_queue(queue, &entry);
+	return moved;
+}
+
+static ssize_t sivshm_read(struct file *file, char __user *to, size_t bytes, loff_t *unused)
+{
+	ssize_t moved;
+	u8 *data;
+
+	bytes = min_t(size_t, bytes, SIVSHM_MAX_DATA_BYTES);
+	data = kzalloc(bytes, GFP_KERNEL);
+	if (!data)
+		return -ENOMEM;
+	moved = move_bytes(file, data, bytes, false);
+	if (moved > 0 && copy_to_user(to, data, moved))
+		moved = -EFAULT;
+	kfree(data);
+	return moved;
+}
+
+static ssize_t sivshm_write(struct file *file, const char __user *from, size_t bytes,
+			    loff_t *unused)
+{
+	ssize_t moved;
+	u8 *data;
+
+	bytes = min_t(size_t, bytes, SIVSHM_MAX_DATA_BYTES);
+	data = memdup_user(from, bytes);
+	if (IS_ERR(data))
+		return PTR_ERR(data);
+	moved = move_bytes(file, data, bytes, true);
+	kfree(data);
+	return moved;
 }
 
 static int list(const struct sivshm_gate_caller *caller, struct sivshm_list *list)
@@ -228,6 +301,8 @@ static const struct file_operations operations = {
 	.open = sivshm_open,
 	.flush = sivshm_flush,
 	.release = sivshm_release,
+	.read = sivshm_read,
+	.write = sivshm_write,
 	.poll = sivshm_poll,
 	.mmap = sivshm_mmap,
 	.unlocked_ioctl = sivshm_ioctl,

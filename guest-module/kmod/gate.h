@@ -15,6 +15,8 @@
 #define SIVSHM_MAX_WINDOWS 512
 #define SIVSHM_MAX_VECTORS 256
 #define SIVSHM_MAX_GRANTS 1024
+/* Longest piece of handshake bytes that the gate takes or gives at once. */
+#define SIVSHM_MAX_DATA_BYTES 2048
 
 struct sivshm_grant;
 
@@ -70,6 +72,14 @@ struct sivshm_gate_effect {
 	size_t length;
 };
 
+/* What sivshm_gate_readiness returns. */
+enum {
+	SIVSHM_READY_DATA = 1,
+	SIVSHM_READY_CHANGED = 2,
+	SIVSHM_READY_RUNG = 4,
+	SIVSHM_READY_ROOM = 8,
+};
+
 extern struct rw_semaphore sivshm_gate_lock;
 
 int sivshm_gate_attach(void *control, size_t bytes, const u8 boot[16]);			/* w */
@@ -95,7 +105,10 @@ int sivshm_gate_notify(const struct sivshm_gate_caller *caller, u32 grant, u32 *
 int sivshm_gate_bell(const struct sivshm_gate_caller *caller, u32 grant,
 		     struct sivshm_gate_bell *bell);					/* r */
 int sivshm_gate_rings(const struct sivshm_gate_caller *caller, u32 grant, u64 *count);	/* r */
-int sivshm_gate_readable(const struct sivshm_gate_caller *caller);			/* r */
+int sivshm_gate_readiness(const struct sivshm_gate_caller *caller);	/* r; then _owes */
+int sivshm_gate_read(const struct sivshm_gate_caller *caller, u8 *to, size_t bytes);	/* w */
+int sivshm_gate_write(const struct sivshm_gate_caller *caller, const u8 *from,
+		      size_t bytes);							/* w */
 int sivshm_gate_list(const struct sivshm_gate_caller *caller,
 		     struct sivshm_gate_listing *listing);				/* w */
 int sivshm_gate_grant(const struct sivshm_gate_caller *caller, u32 from,

@@ -70,7 +70,7 @@ static void carry_out_all(bool receiving)
 	if (more)
 		sivshm_schedule_receive();
 	else if (owes)
-		queue_delayed_work(system_highpri_wq, &receive_work, RETRY_JIFFIES);
+		sivshm_schedule_retry();
 }
 
 static void receive(struct work_struct *work)
@@ -87,6 +87,11 @@ void sivshm_carry_out(void)
 void sivshm_schedule_receive(void)
 {
 	mod_delayed_work(system_highpri_wq, &receive_work, 0);
+}
+
+void sivshm_schedule_retry(void)
+{
+	queue_delayed_work(system_highpri_wq, &receive_work, RETRY_JIFFIES);
 }
 
 void sivshm_cancel_receive(void)

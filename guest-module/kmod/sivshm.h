@@ -21,6 +21,7 @@ struct sivshm_file {
 /* main.c */
 void sivshm_carry_out(void);		/* what the gate wants done after a call */
 void sivshm_schedule_receive(void);	/* from any context */
+void sivshm_schedule_retry(void);	/* when the gate owes */
 void sivshm_cancel_receive(void);
 extern struct wait_queue_head sivshm_news;	/* for poll: anything has happened */
 

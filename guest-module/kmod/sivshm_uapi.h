@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
-/* ioctls of /dev/sivshm: docs/device-file.md. All structures are little-endian. */
+/* What /dev/sivshm takes and gives: docs/device-file.md. All structures are little-endian. */
 #ifndef SIVSHM_UAPI_H
 #define SIVSHM_UAPI_H
 
@@ -38,7 +38,8 @@ struct sivshm_grant {
 	__u8 peer[32];
 	__u16 ring;
 	__u16 vector;
-	__u8 zero[12];
+	__u8 integrity;
+	__u8 zero[11];
 };
 
 struct sivshm_list {

@@ -12,7 +12,7 @@ mod tests {
     use sivshm_abi::grant::{
         Access, Generation, Grant, GrantId, GrantPeer, Integrity, Kind, Part, RingId, Vector,
     };
-    use sivshm_abi::limits::MAX_PCI_WINDOWS;
+    use sivshm_abi::limits::{MAX_DATA_BYTES, MAX_PCI_WINDOWS, SESSION_CREDIT_BYTES};
     use sivshm_abi::name::{ChannelName, VmName};
     use sivshm_abi::wire::Writer;
     use sivshm_device::audit::{Decision, Event};
@@ -255,8 +255,26 @@ mod tests {
         compare_payload("### REVOKE", &revoke, &fields);
         let revoked = Payload::Revoked { grant, generation };
         compare_payload("### REVOKED", &revoked, &fields[..2]);
+        let ring = Payload::Ring { credit: 7 };
+        compare_payload("### RING", &ring, &[("credit", le::<4>(7))]);
         let close = Payload::Close(Reason::Flood);
         compare_payload("### CLOSE", &close, &[("reason", le::<2>(6))]);
+    }
+
+    #[test]
+    fn bytes_of_data_and_their_credit_are_the_documented_ones() {
+        assert!(FRAMES.contains(&format!("### DATA\n\n1 to {MAX_DATA_BYTES} bytes")));
+        assert!(FRAMES.contains(&format!("a credit of {SESSION_CREDIT_BYTES} bytes")));
+        let lengths = [
+            (0, false),
+            (1, true),
+            (MAX_DATA_BYTES, true),
+            (MAX_DATA_BYTES + 1, false),
+        ];
+        for (length, valid) in lengths {
+            let read = Payload::read(FrameType::Data, &[7; MAX_DATA_BYTES + 1][..length]);
+            assert_eq!(read.is_ok(), valid, "{length}");
+        }
     }
 
     #[test]
@@ -303,6 +321,7 @@ mod tests {
             ("peer", VmName::new("worker-1").unwrap().to_field().to_vec()),
             ("ring", le::<2>(20)),
             ("vector", le::<2>(21)),
+            ("integrity", le::<1>(2)),
         ];
         compare_payload("### GRANT", &Payload::Grant(grant), &fields);
     }

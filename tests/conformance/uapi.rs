@@ -3,19 +3,21 @@
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use sivshm_abi::frame::REASONS;
     use sivshm_abi::grant::{
         Access, Generation, Grant, GrantId, GrantPeer, Integrity, Kind, Part, RingId, Vector,
     };
-    use sivshm_abi::limits::GRANT_OFFSET_SHIFT;
+    use sivshm_abi::limits::{GRANT_OFFSET_SHIFT, MAX_DATA_BYTES, SESSION_CREDIT_BYTES};
     use sivshm_abi::name::{ChannelName, VmName};
     use sivshm_abi::uapi::{self, SessionState};
     use sivshm_abi::wire::Writer;
 
     const DOCUMENT: &str = include_str!("../../docs/device-file.md");
     const HEADER: &str = include_str!("../../guest-module/kmod/sivshm_uapi.h");
+    const GATE_HEADER: &str = include_str!("../../guest-module/kmod/gate.h");
+    const MODULE: &str = include_str!("../../guest-module/kmod/chardev.c");
 
     /// An ioctl: number, direction, argument.
     type Ioctl = (u8, String, String);
@@ -168,6 +170,29 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_read_and_write_are_bounded_as_documented() {
+        assert!(DOCUMENT.contains(&format!("at most {MAX_DATA_BYTES}, and returns")));
+        assert!(DOCUMENT.contains(&format!("come, at most {MAX_DATA_BYTES}.")));
+        assert!(DOCUMENT.contains(&format!("\n{SESSION_CREDIT_BYTES} bytes are under way")));
+        let define = format!("#define SIVSHM_MAX_DATA_BYTES {MAX_DATA_BYTES}\n");
+        assert!(GATE_HEADER.contains(&define));
+    }
+
+    /// The events that the module's `poll` gives are those of the document, no more and no less.
+    #[test]
+    fn events_are_the_same_in_document_and_module() {
+        let events = |text: &str| -> BTreeSet<String> {
+            (text.split(|letter: char| !letter.is_ascii_alphanumeric()))
+                .filter(|word| word.starts_with("EPOLL"))
+                .map(str::to_owned)
+                .collect()
+        };
+        let documented = table("## poll").into_iter().skip(1);
+        let documented = documented.flat_map(|cells| events(cells[0])).collect();
+        assert_eq!(events(MODULE), documented);
+    }
+
+    #[test]
     fn reasons_are_those_of_the_control_frames() {
         let documented: Vec<_> = (table("### `struct sivshm_list`").into_iter())
             .filter(|cells| cells.len() == 2 && cells[0] != "reason")
@@ -214,7 +239,7 @@ mod tests {
             let right = match name.as_str() {
                 "slot" | "reserved" | "zero" => filled(0),
                 "id" => filled(1),
-                "kind" | "access" => filled(2),
+                "kind" | "access" | "integrity" => filled(2),
                 "overwrite" | "part" => filled(1),
                 "generation" => filled(2),
                 "slot_bytes" => filled(3),

@@ -1,10 +1,11 @@
-//! `ioctl`s of `/dev/sivshm` (DESIGN section 10, `docs/device-file.md`).
+//! What `/dev/sivshm` takes and gives (DESIGN section 10, `docs/device-file.md`).
 //!
 //! Structures are plain little-endian bytes of fixed size; `guest-module/kmod/sivshm_uapi.h` is
 //! the same table in C and a conformance test compares the two.
 //!
-//! - A session becomes readable (`poll`) when its list of grants or its state has changed since
-//!   the last [`LIST`], or a vector of one of its grants has fired since the last [`WAIT`] on it.
+//! - `read` and `write` move the bytes of the session's TLS connection with the device process.
+//! - `poll` tells of a change since the last [`LIST`] by `POLLPRI`, of a peer that has rung since
+//!   the last [`WAIT`] by `POLLRDBAND`, and of `read` and `write` as of any stream.
 //! - `mmap`'s offset is `slot << GRANT_OFFSET_SHIFT` plus an offset within the grant; `slot` comes
 //!   with [`LIST`].
 
