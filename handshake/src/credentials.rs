@@ -60,6 +60,7 @@ pub struct Credentials {
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) certified: Arc<CertifiedKey>,
     pub(crate) trust: Trust,
+    not_after: SystemTime,
 }
 
 impl Credentials {
@@ -117,18 +118,17 @@ impl Credentials {
         let signing = any_ecdsa_type(&der);
         der.zeroize();
         let certified = CertifiedKey::new(chain, signing.map_err(|_| CredentialError::Key)?);
-        let credentials = Self {
+        let not_after = judge(id, &certified.cert, &trust, wall)?;
+        certified
+            .keys_match()
+            .map_err(|_| CredentialError::KeyMismatch)?;
+        Ok(Self {
             id,
             provider: Arc::new(provider()),
             certified: Arc::new(certified),
             trust,
-        };
-        credentials.judge(wall)?;
-        let certified = &credentials.certified;
-        certified
-            .keys_match()
-            .map_err(|_| CredentialError::KeyMismatch)?;
-        Ok(credentials)
+            not_after,
+        })
     }
 
     /// The same SVID, key and roots with other revocation lists: one or more CRLs in PEM. From then
@@ -138,25 +138,25 @@ impl Credentials {
     /// [`CredentialError::Crl`] if they can't be read, [`CredentialError::Svid`] if by them the own
     /// SVID is withdrawn, or its status unknown at `wall`.
     pub fn with_crl(&self, pem: &[u8], wall: SystemTime) -> Result<Self, CredentialError> {
-        let credentials = Self {
-            trust: self.trust.with_crls(pem).ok_or(CredentialError::Crl)?,
+        let trust = self.trust.with_crls(pem).ok_or(CredentialError::Crl)?;
+        let not_after = judge(self.id, &self.certified.cert, &trust, wall)?;
+        Ok(Self {
+            trust,
+            not_after,
             ..self.clone()
-        };
-        credentials.judge(wall)?;
-        Ok(credentials)
+        })
     }
 
-    /// What every other party would find in the own SVID.
-    fn judge(&self, wall: SystemTime) -> Result<(), CredentialError> {
-        let chain = self.certified.cert.split_first();
-        let (leaf, issuers) = chain.ok_or(CredentialError::Chain)?;
-        let (domain, party) = (self.id.domain, self.id.subject.into());
-        let now = unix_time(wall);
-        for usage in [KeyUsage::client_auth(), KeyUsage::server_auth()] {
-            identity::verify(leaf, issuers, &self.trust, domain, party, usage, now)
-                .map_err(CredentialError::Svid)?;
-        }
-        Ok(())
+    /// The last second at which the own SVID, and every issuer's certificate, is valid.
+    #[must_use]
+    pub const fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// When there must be newer revocation lists, if there are any: from then on nobody is believed.
+    #[must_use]
+    pub const fn crl_next_update(&self) -> Option<SystemTime> {
+        self.trust.next_update()
     }
 
     /// Whose credentials they are.
@@ -170,6 +170,24 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials({})", self.id)
     }
+}
+
+/// What every other party would find in the own SVID, and when it ends.
+fn judge(
+    id: SpiffeId,
+    chain: &[CertificateDer<'_>],
+    trust: &Trust,
+    wall: SystemTime,
+) -> Result<SystemTime, CredentialError> {
+    let (leaf, issuers) = chain.split_first().ok_or(CredentialError::Chain)?;
+    let now = unix_time(wall);
+    let verify = |usage| {
+        let party = id.subject.into();
+        identity::verify(leaf, issuers, trust, id.domain, party, usage, now)
+            .map_err(CredentialError::Svid)
+    };
+    verify(KeyUsage::client_auth())?;
+    Ok(verify(KeyUsage::server_auth())?.not_after())
 }
 
 /// All certificates of a PEM text; none if there is no certificate, or one can't be read.

@@ -1,6 +1,7 @@
 //! Whom a party believes: the roots of the trust bundle, less what the revocation lists withdraw.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
@@ -9,6 +10,8 @@ use webpki::{
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
     anchor_from_trusted_cert,
 };
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::limits::{MAX_CRLS, MAX_TRUST_ANCHORS};
 use crate::tls::SIGNATURES;
@@ -19,6 +22,8 @@ pub(crate) struct Trust {
     roots: Arc<[TrustAnchor<'static>]>,
     /// Empty: revocation is not looked at.
     crls: Arc<[CertRevocationList<'static>]>,
+    /// The first moment at which one of them is too old.
+    next_update: Option<SystemTime>,
 }
 
 impl Trust {
@@ -33,23 +38,34 @@ impl Trust {
             .then(|| Self {
                 roots,
                 crls: Arc::default(),
+                next_update: None,
             })
     }
 
     /// The same roots with these revocation lists; none under the conditions of
     /// [`Self::from_bundle`].
     pub(crate) fn with_crls(&self, pem: &[u8]) -> Option<Self> {
-        let crls = CertificateRevocationListDer::pem_slice_iter(pem)
-            .map(|crl| {
-                let crl = crl.ok()?;
-                let crl = BorrowedCertRevocationList::from_der(&crl).ok()?;
+        let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+            .collect::<Result<_, _>>()
+            .ok()?;
+        let crls = lists
+            .iter()
+            .map(|list| {
+                let crl = BorrowedCertRevocationList::from_der(list).ok()?;
                 Some(CertRevocationList::Owned(crl.to_owned().ok()?))
             })
             .collect::<Option<Arc<[_]>>>()?;
+        let ends: Vec<_> = lists.iter().map(|list| end(list)).collect::<Option<_>>()?;
         (1..=MAX_CRLS).contains(&crls.len()).then(|| Self {
             roots: Arc::clone(&self.roots),
             crls,
+            next_update: ends.into_iter().min(),
         })
+    }
+
+    /// The first moment at which a revocation list is too old; none if there are no lists.
+    pub(crate) const fn next_update(&self) -> Option<SystemTime> {
+        self.next_update
     }
 
     /// Finds a path from a leaf to a root. With revocation lists, every certificate of the path but
@@ -81,4 +97,11 @@ impl Trust {
             None,
         )
     }
+}
+
+/// When there must be a newer revocation list.
+fn end(list: &[u8]) -> Option<SystemTime> {
+    let (_, list) = CertificateRevocationList::from_der(list).ok()?;
+    let end = u64::try_from(list.next_update()?.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end))
 }
