@@ -60,7 +60,7 @@ pub struct Credentials {
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) certified: Arc<CertifiedKey>,
     pub(crate) trust: Trust,
-    not_after: SystemTime,
+    pub(crate) not_after: SystemTime,
 }
 
 impl Credentials {
