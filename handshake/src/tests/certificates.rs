@@ -4,21 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls::crypto::ring::sign::any_ecdsa_type;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sivshm_abi::identity::{SpiffeId, Subject};
 use sivshm_abi::name::{TrustDomain, VmName};
 use time::OffsetDateTime;
-use webpki::anchor_from_trusted_cert;
 use zeroize::Zeroizing;
 
-use crate::identity::IdentityFault;
+use crate::identity::{IdentityFault, Party, other};
 use crate::tls::provider;
+use crate::trust::Trust;
 use crate::{CredentialError, Credentials};
 
 /// A second in 2027.
@@ -26,45 +27,53 @@ const NOW: i64 = 1_800_000_000;
 
 const DAY: i64 = 24 * 60 * 60;
 
-pub(super) fn now() -> SystemTime {
+pub(crate) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs())
 }
 
-pub(super) fn domain() -> TrustDomain {
+pub(crate) fn domain() -> TrustDomain {
     TrustDomain::new("car.example").unwrap()
 }
 
-pub(super) fn vm(name: &str) -> VmName {
+pub(crate) fn vm(name: &str) -> VmName {
     VmName::new(name).unwrap()
 }
 
 /// A root and an intermediate.
-pub(super) struct Ca {
-    root: String,
-    pub(super) intermediate: String,
+pub(crate) struct Ca {
+    pub(crate) root: String,
+    pub(crate) intermediate: String,
+    root_issuer: Issuer<'static, KeyPair>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 /// What to put into a leaf.
-pub(super) struct Leaf {
-    pub(super) names: Vec<SanType>,
+pub(crate) struct Leaf {
+    pub(crate) names: Vec<SanType>,
     /// Days from now, from and to.
-    pub(super) days: (i64, i64),
-    pub(super) is_ca: IsCa,
-    pub(super) usages: Vec<KeyUsagePurpose>,
-    pub(super) purposes: Vec<ExtendedKeyUsagePurpose>,
+    pub(crate) days: (i64, i64),
+    pub(crate) is_ca: IsCa,
+    pub(crate) usages: Vec<KeyUsagePurpose>,
+    pub(crate) purposes: Vec<ExtendedKeyUsagePurpose>,
+    /// Serial number; any if absent.
+    pub(crate) serial: Option<u64>,
+    pub(crate) algorithm: &'static SignatureAlgorithm,
 }
 
-pub(super) fn uri(uri: &str) -> SanType {
+pub(crate) fn uri(uri: &str) -> SanType {
     SanType::URI(uri.try_into().unwrap())
 }
 
-pub(super) fn device(vm: &str) -> SanType {
+pub(crate) fn device(vm: &str) -> SanType {
     uri(&format!("spiffe://car.example/vm/{vm}/device"))
 }
 
+pub(crate) fn service(vm: &str, service: &str) -> SanType {
+    uri(&format!("spiffe://car.example/vm/{vm}/svc/{service}"))
+}
+
 impl Leaf {
-    pub(super) fn new(name: SanType) -> Self {
+    pub(crate) fn new(name: SanType) -> Self {
         Self {
             names: vec![name],
             days: (-1, 1),
@@ -74,8 +83,32 @@ impl Leaf {
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,
             ],
+            serial: None,
+            algorithm: &PKCS_ECDSA_P256_SHA256,
         }
     }
+}
+
+/// Serial number of every intermediate.
+pub(crate) const INTERMEDIATE: u64 = 1 << 40;
+
+fn crl(issuer: &Issuer<'_, KeyPair>, serials: &[u64], days: i64) -> String {
+    let at = |days| OffsetDateTime::from_unix_timestamp(NOW + days * DAY).unwrap();
+    let revoked = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from(*serial),
+        revocation_time: at(-1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: at(-2),
+        next_update: at(days),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(issuer).unwrap().pem().unwrap()
 }
 
 fn params(name: &str, days: (i64, i64)) -> CertificateParams {
@@ -95,34 +128,59 @@ fn ca_params(name: &str, path: u8) -> CertificateParams {
 }
 
 /// A leaf with its key, in PEM.
-pub(super) struct Svid {
-    pub(super) chain: String,
-    pub(super) key: Zeroizing<Vec<u8>>,
+pub(crate) struct Svid {
+    pub(crate) chain: String,
+    pub(crate) key: Zeroizing<Vec<u8>>,
 }
 
 impl Ca {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let root_params = ca_params(&format!("{name} root"), 1);
         let root_key = KeyPair::generate().unwrap();
         let root = root_params.self_signed(&root_key).unwrap().pem();
         let root_issuer = Issuer::new(root_params, root_key);
-        let params = ca_params(&format!("{name} intermediate"), 0);
+        let mut params = ca_params(&format!("{name} intermediate"), 0);
+        params.serial_number = Some(SerialNumber::from(INTERMEDIATE));
         let key = KeyPair::generate().unwrap();
         let intermediate = params.signed_by(&key, &root_issuer).unwrap().pem();
         Self {
             root,
             intermediate,
+            root_issuer,
             issuer: Issuer::new(params, key),
         }
     }
 
-    pub(super) fn issue(&self, leaf: Leaf) -> Svid {
+    /// The root's revocation list and the intermediate's, good for so many days from now.
+    pub(crate) fn crls(&self, intermediates: &[u64], leaves: &[u64], days: i64) -> String {
+        let root = crl(&self.root_issuer, intermediates, days);
+        root + &self.crl(leaves, days)
+    }
+
+    /// The intermediate's alone.
+    pub(crate) fn crl(&self, leaves: &[u64], days: i64) -> String {
+        crl(&self.issuer, leaves, days)
+    }
+
+    /// Credentials of an honest service.
+    pub(crate) fn service(&self, vm: &str, name: &str) -> Credentials {
+        self.load_service(&self.issue(Leaf::new(service(vm, name))))
+            .unwrap()
+    }
+
+    pub(crate) fn load_service(&self, svid: &Svid) -> Result<Credentials, CredentialError> {
+        let (chain, bundle) = (svid.chain.as_bytes(), self.root.as_bytes());
+        Credentials::load_service(chain, &svid.key, bundle, now())
+    }
+
+    pub(crate) fn issue(&self, leaf: Leaf) -> Svid {
         let mut params = params("leaf", leaf.days);
         params.subject_alt_names = leaf.names;
         params.is_ca = leaf.is_ca;
         params.key_usages = leaf.usages;
         params.extended_key_usages = leaf.purposes;
-        let key = KeyPair::generate().unwrap();
+        params.serial_number = leaf.serial.map(SerialNumber::from);
+        let key = KeyPair::generate_for(leaf.algorithm).unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap().pem();
         Svid {
             chain: leaf + &self.intermediate,
@@ -131,33 +189,32 @@ impl Ca {
     }
 
     /// Credentials of an honest device process.
-    pub(super) fn device(&self, name: &str) -> Credentials {
+    pub(crate) fn device(&self, name: &str) -> Credentials {
         self.load(name, &self.issue(Leaf::new(device(name))))
             .unwrap()
     }
 
-    pub(super) fn load(&self, name: &str, svid: &Svid) -> Result<Credentials, CredentialError> {
+    pub(crate) fn load(&self, name: &str, svid: &Svid) -> Result<Credentials, CredentialError> {
         let (chain, bundle) = (svid.chain.as_bytes(), self.root.as_bytes());
         Credentials::load(domain(), vm(name), chain, &svid.key, bundle, now())
     }
 
     /// Credentials that nobody checked when they were loaded, as an impostor's are: the leaf is
     /// whatever it is, and this CA's root is trusted.
-    pub(super) fn forge(&self, svid: &Svid) -> Credentials {
+    pub(crate) fn forge(&self, svid: &Svid) -> Credentials {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(svid.chain.as_bytes())
             .collect::<Result<_, _>>()
             .unwrap();
-        let root = CertificateDer::from_pem_slice(self.root.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(&svid.key).unwrap();
-        let certified = CertifiedKey::new(chain, any_ecdsa_type(&key).unwrap());
         Credentials {
             id: SpiffeId {
                 domain: domain(),
                 subject: Subject::Device(vm("impostor")),
             },
             provider: Arc::new(provider()),
-            certified: Arc::new(SingleCertAndKey::from(certified)),
-            roots: [anchor_from_trusted_cert(&root).unwrap().to_owned()].into(),
+            certified: Arc::new(CertifiedKey::new(chain, any_ecdsa_type(&key).unwrap())),
+            trust: Trust::from_bundle(self.root.as_bytes()).unwrap(),
+            not_after: now(),
         }
     }
 }
@@ -207,10 +264,7 @@ fn an_svid_that_peers_would_refuse_is_not_loaded() {
     assert_eq!(refused(old), IdentityFault::Expired);
     assert_eq!(
         refused(Leaf::new(device("b"))),
-        IdentityFault::OtherVm {
-            got: vm("b"),
-            want: vm("a")
-        }
+        other(Subject::Device(vm("b")), Party::Device(vm("a")))
     );
     let foreign = Ca::new("other").issue(Leaf::new(device("a")));
     assert_eq!(

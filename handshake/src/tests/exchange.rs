@@ -8,6 +8,7 @@ use sivshm_abi::wire::Malformed;
 
 use super::certificates::{Ca, now, vm};
 use super::world::{Fd, World, eventfd, gifts, memfd, slice, terms};
+use crate::identity::Party;
 use crate::limits::{HANDSHAKE_TIMEOUT, MAX_PAYLOAD_BYTES};
 use crate::terms::{REQUIRED_SEALS, SLICE_MODE};
 use crate::tls::Tls;
@@ -16,7 +17,7 @@ use crate::wire::{
     SliceEntry, Told,
 };
 use crate::{
-    Action, Arrived, Blame, EventfdFacts, Expected, HelloFault, ManifestFault, MemfdFacts,
+    ALPN, Action, Arrived, Blame, EventfdFacts, Expected, HelloFault, ManifestFault, MemfdFacts,
     ObjectFacts, PeerHandshake, PeerUid, Refusal, RefusalCode, RightsFault, Step, TlsFault,
 };
 
@@ -364,7 +365,7 @@ impl Inside {
     /// TLS is over, the victim has not been told yet to go on.
     fn authenticated() -> Self {
         let ca = Ca::new("car");
-        let mut tls = Tls::dial(&ca.device("a"), vm("b"), now()).unwrap();
+        let mut tls = Tls::dial(&ca.device("a"), ALPN, Party::Device(vm("b")), now()).unwrap();
         let mut victim = PeerHandshake::accept(&ca.device("b"), now(), Instant::now()).unwrap();
         let mut heard = Vec::new();
         while tls.authenticated().unwrap().is_none() {
@@ -424,7 +425,7 @@ impl Inside {
 
     /// Says something that the victim takes.
     fn says(&mut self, message: &Message) {
-        let bytes = self.tls.say(message).unwrap();
+        let bytes = self.tls.write(&message.to_bytes()).unwrap();
         let actions = self.victim.receive(&bytes, Vec::new());
         self.hear(actions.unwrap());
     }
@@ -493,7 +494,7 @@ fn descriptors_after_their_time() {
         ObjectFacts::Eventfd(eventfd(60)),
     ];
     let rights = Message::Rights(Rights::new(3).unwrap());
-    let bytes = inside.tls.say(&rights).unwrap();
+    let bytes = inside.tls.write(&rights.to_bytes()).unwrap();
     let actions = inside.victim.receive(&bytes, arrived(&all));
     assert!(matches!(
         actions.unwrap().as_slice(),

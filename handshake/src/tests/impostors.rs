@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{
     AlertDescription, ClientConfig, ClientConnection, Error, InvalidMessage, PeerIncompatible,
 };
 use rustls_pki_types::ServerName;
-use sivshm_abi::identity::BadSpiffeId;
+use sivshm_abi::identity::{BadSpiffeId, Subject};
 use sivshm_abi::name::{ServiceName, TrustDomain};
 
-use super::certificates::{Ca, Leaf, Svid, device, now, uri, vm};
+use super::certificates::{Ca, Leaf, Svid, device, now, service, uri, vm};
 use super::world::{Fd, World};
+use crate::identity::{Party, other};
 use crate::limits::MAX_UNAUTHENTICATED_BYTES;
 use crate::tls::provider;
 use crate::verifier::SvidVerifier;
@@ -73,26 +75,21 @@ fn expired_and_not_yet_valid() {
 
 #[test]
 fn a_service() {
-    let leaf = Leaf::new(uri("spiffe://car.example/vm/b/svc/camera"));
-    let service = ServiceName::new("camera").unwrap();
-    assert_eq!(
-        refused(leaf),
-        IdentityFault::Service {
-            vm: vm("b"),
-            service
-        }
-    );
+    let ca = Ca::new("car");
+    let svid = ca.issue(Leaf::new(service("b", "camera")));
+    let (listener, dialer) = both_refuse(&ca, &svid);
+    let camera = Subject::Service(vm("b"), ServiceName::new("camera").unwrap());
+    let refusal = |want| Refusal::Identity(other(camera, want));
+    assert_eq!(listener, refusal(Party::AnyDevice));
+    assert_eq!(dialer, refusal(Party::Device(vm("b"))));
 }
 
 #[test]
 fn another_vm() {
     let ca = Ca::new("car");
     let mut world = World::new(&ca.device("a"), &ca.device("c"));
-    let (got, want) = (vm("c"), vm("b"));
-    assert_eq!(
-        world.dialer_refuses(),
-        Refusal::Identity(IdentityFault::OtherVm { got, want })
-    );
+    let (got, want) = (Subject::Device(vm("c")), Party::Device(vm("b")));
+    assert_eq!(world.dialer_refuses(), Refusal::Identity(other(got, want)));
 }
 
 #[test]
@@ -235,9 +232,11 @@ fn listener_refuses(alpn: &[&[u8]], with_svid: bool) -> Refusal {
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(SvidVerifier::new(&impostor, None));
+        .with_custom_certificate_verifier(SvidVerifier::new(&impostor, Party::Device(vm("b"))));
     let mut config = if with_svid {
-        config.with_client_cert_resolver(Arc::clone(&impostor.certified) as _)
+        config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(
+            &impostor.certified,
+        ))))
     } else {
         config.with_no_client_auth()
     };

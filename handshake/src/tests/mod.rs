@@ -1,6 +1,6 @@
 //! Two machines back to back, and everybody who is not one of them.
 
-mod certificates;
+pub(crate) mod certificates;
 mod chunking;
 mod exchange;
 mod impostors;

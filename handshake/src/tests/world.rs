@@ -165,7 +165,7 @@ impl Party {
                 Action::AllowRights { count } => self.rights_allowed = count,
                 Action::DenyRights => self.rights_allowed = 0,
                 Action::Established(link) => self.link = Some(link),
-                Action::Revoke(_) => {}
+                Action::Revoke(_) | Action::Service(_) => {}
                 Action::Bye => self.left = true,
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use sivshm_abi::frame::Reason;
 use sivshm_abi::identity::{SpiffeId, Subject};
@@ -10,7 +10,6 @@ use sivshm_abi::name::ChannelName;
 
 use super::ALPN;
 use super::fault::ServiceFault;
-use super::limits::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::wire::{Content, Message, Pairing, Role, ServiceRefusal};
 use crate::credentials::Credentials;
 use crate::identity::Party;
@@ -19,11 +18,13 @@ use crate::tls::{Tls, TlsFault};
 mod event;
 mod reader;
 mod step;
+mod wish;
 mod writer;
 
 pub use event::{ClientEvent, Opened, Want};
 
 use step::{Context, Step};
+use wish::{Wish, reopens};
 
 /// The service's end of its session, sans-IO. It keeps wanting what it was told to want until
 /// [`Self::close`], or until an end or a refusal that waiting can't heal.
@@ -44,36 +45,6 @@ enum State {
     Unproved,
     Live,
     Ended,
-}
-
-/// A wish and how far it has come.
-#[derive(Debug)]
-struct Wish {
-    want: Want,
-    step: Step,
-    /// When the attempt under way began, or the last one.
-    began: Instant,
-    /// When a resting wish is said again.
-    due: Instant,
-    /// Attempts in a row that failed soon.
-    failures: u32,
-}
-
-impl Wish {
-    /// Rests after an attempt that failed: longer after each that failed soon, not at all after one
-    /// that lasted.
-    fn rest(&mut self, now: Instant) {
-        self.step = Step::Resting;
-        let pause = if now.duration_since(self.began) >= LONGEST_PAUSE {
-            self.failures = 0;
-            Duration::ZERO
-        } else {
-            let pause = FIRST_PAUSE.saturating_mul(1_u32 << self.failures.min(16));
-            self.failures = self.failures.saturating_add(1);
-            pause.min(LONGEST_PAUSE)
-        };
-        self.due = now + pause;
-    }
 }
 
 impl ServiceClient {
@@ -125,14 +96,7 @@ impl ServiceClient {
         if self.pairings.contains_key(&pairing) {
             return Err(ServiceFault::Wish("this end is wanted already"));
         }
-        let wish = Wish {
-            want,
-            step: Step::Resting,
-            began: now,
-            due: now,
-            failures: 0,
-        };
-        self.pairings.insert(pairing, wish);
+        self.pairings.insert(pairing, Wish::new(want, now));
         self.on_time(now)
     }
 
@@ -144,7 +108,7 @@ impl ServiceClient {
             return;
         };
         let wish = self.pairings.remove(&pairing);
-        if wish.is_some_and(|wish| !matches!(wish.step, Step::Resting)) {
+        if wish.is_some_and(|wish| !wish.rests()) {
             let content = Content::End(Reason::Closed);
             // A session that can't say it is over, and the device process knows.
             let _ = self.say(pairing, content);
@@ -154,12 +118,8 @@ impl ServiceClient {
     /// When [`Self::on_time`] has something to do; none if nothing is due before bytes come.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let live = self.state == State::Live;
-        let resting = self
-            .pairings
-            .values()
-            .filter(|wish| live && matches!(wish.step, Step::Resting));
-        resting.map(|wish| wish.due).min()
+        let wishes = self.pairings.values().filter_map(Wish::due);
+        wishes.min().filter(|_| self.state == State::Live)
     }
 
     /// Says the wishes that have rested long enough.
@@ -172,11 +132,8 @@ impl ServiceClient {
         }
         let mut due = Vec::new();
         for (pairing, wish) in &mut self.pairings {
-            if matches!(wish.step, Step::Resting) && wish.due <= now {
-                wish.step = Step::Terms;
-                wish.began = now;
-                let (peer, integrity) = (wish.want.peer, wish.want.integrity);
-                due.push((*pairing, Content::Want { peer, integrity }));
+            if wish.due().is_some_and(|due| due <= now) {
+                due.push((*pairing, wish.begin(now)));
             }
         }
         due.into_iter()
@@ -251,7 +208,7 @@ impl ServiceClient {
         let Some(wish) = self.pairings.get_mut(&pairing) else {
             return Ok(());
         };
-        let resting = matches!(wish.step, Step::Resting);
+        let resting = wish.rests();
         match message.content {
             Content::Refusal(refusal) => {
                 if !resting || !refusal.reason.heals() {
@@ -390,12 +347,4 @@ impl ServiceClient {
         bytes.append(&mut self.tls.farewell(None));
         bytes
     }
-}
-
-/// Whether a pairing that ended so is wanted again.
-const fn reopens(reason: Reason) -> bool {
-    !matches!(
-        reason,
-        Reason::Closed | Reason::Admin | Reason::Policy | Reason::Withdrawn | Reason::Expired
-    )
 }
