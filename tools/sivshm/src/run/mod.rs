@@ -2,6 +2,7 @@
 
 mod become_vmm;
 mod files;
+mod identity;
 mod launch;
 
 use std::collections::BTreeSet;
@@ -10,13 +11,14 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use serde::Serialize;
 use sivshm_abi::directory::PciPlace;
 use sivshm_abi::limits::MAX_PCI_WINDOWS;
-use sivshm_abi::name::VmName;
+use sivshm_abi::name::{ServiceName, VmName};
 use sivshm_device::launch_wire::VmmKind;
 use sivshm_device::paths::SocketDir;
 use sivshm_device::vmm::place::PORT;
 
 use self::become_vmm::Vmm;
 use self::files::Files;
+use self::identity::{Identity, Numbers};
 use self::launch::Launched;
 use crate::failure::{Failure, Outcome};
 use crate::layout::{Layout, Where, vm_name};
@@ -48,7 +50,8 @@ Examples:
       --drive-ro input=/data/input -- qemu-system-x86_64 -m 256 -nographic -nodefaults \\
       -kernel '{kernel}' -initrd '{initrd}' -append 'console=ttyS0 input_bytes={input.bytes}'
 
-  sivshm run worker-1 --attach -- ./worker    a host process stands in for the VM
+  sivshm run worker-1 --attach --service reducer -- ./reducer
+      a host process stands in for the VM and its service worker-1/reducer
 
 Files in places that only root can reach are opened before root is left: `{NAME}` in an argument
 becomes the path of the open file, `{NAME.bytes}` its exact length. QEMU runs as the VM's user
@@ -64,6 +67,10 @@ pub struct Args {
     /// Run a host program that uses libsivshm instead of QEMU
     #[arg(long)]
     attach: bool,
+    /// Service of the VM that the attached program is: pass on its SVID and key, which `sivshm-ca
+    /// issue` has put to etc/sivshm/DOMAIN/vm/VM/svc, the trust bundle and the CRLs, opened for reading
+    #[arg(long, value_name = "SERVICE", requires = "attach")]
+    service: Option<ServiceName>,
     /// User id that the attached program states to its device process, in place of its own
     #[arg(long, value_name = "UID", requires = "attach")]
     guest_uid: Option<u32>,
@@ -84,6 +91,8 @@ struct Attachment {
     port: String,
     windows: Vec<AttachedWindow>,
     guest_uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<Numbers>,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,6 +120,9 @@ pub fn run(args: &Args) -> Outcome {
     let files = Files::open(&args.open_ro, &args.drive_ro)?;
     let words: Vec<_> = words.iter().map(|w| substitute(w, files.named())).collect();
     // Before anything is asked of others.
+    let service = args.service;
+    let identity = service.map(|service| Identity::open(&layout, name, service));
+    let identity = identity.transpose()?;
     let users = (!args.attach).then(|| Users::read(&words)).transpose()?;
 
     let kind = if args.attach {
@@ -139,9 +151,10 @@ pub fn run(args: &Args) -> Outcome {
         }
         None => {
             vmm.arguments(words);
+            let numbers = identity.as_ref().map(Identity::numbers);
             vmm.environment(
                 ATTACH_VARIABLE,
-                attachment(port, &launched, args.guest_uid)?,
+                attachment(port, &launched, args.guest_uid, numbers)?,
             );
         }
     }
@@ -154,6 +167,7 @@ pub fn run(args: &Args) -> Outcome {
         .into_iter()
         .map(|(_, fd)| fd)
         .chain(files.into_descriptors())
+        .chain(identity.into_iter().flat_map(Identity::into_descriptors))
         .chain([connection])
         .collect();
     Err(vmm.become_it(inherited))
@@ -210,7 +224,12 @@ pub fn too_many(windows: usize) -> Failure {
     ))
 }
 
-fn attachment(port: String, launched: &Launched, guest_uid: Option<u32>) -> Outcome<String> {
+fn attachment(
+    port: String,
+    launched: &Launched,
+    guest_uid: Option<u32>,
+    identity: Option<Numbers>,
+) -> Outcome<String> {
     let windows = launched.windows.iter().map(|(window, fd)| AttachedWindow {
         fd: fd.as_raw_fd(),
         bytes: window.bytes,
@@ -224,7 +243,42 @@ fn attachment(port: String, launched: &Launched, guest_uid: Option<u32>) -> Outc
         port,
         windows: windows.collect(),
         guest_uid,
+        identity,
     };
     serde_json::to_string(&attachment)
         .map_err(|error| Failure::Host(format!("can't form {ATTACH_VARIABLE}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn only_an_attached_program_is_a_service() {
+        let parse = |line: &str| Line::try_parse_from(line.split(' '));
+        let line = parse("run ivi --attach --service camera -- ./camera").unwrap();
+        assert_eq!(line.args.service.unwrap().as_str(), "camera");
+        assert!(parse("run ivi --service camera -- qemu").is_err());
+        assert!(parse("run ivi --attach --service ivi/camera -- ./camera").is_err());
+    }
+
+    #[test]
+    fn a_program_that_is_no_service_is_told_what_it_was_always_told() {
+        let launched = Launched {
+            connection: std::fs::File::open("/dev/null").unwrap().into(),
+            vectors: 1,
+            windows: Vec::new(),
+        };
+        assert_eq!(
+            attachment("/p".into(), &launched, Some(7), None).unwrap(),
+            r#"{"port":"/p","windows":[],"guest_uid":7}"#
+        );
+    }
 }
