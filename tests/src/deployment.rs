@@ -22,12 +22,29 @@ const DOWN_LIMIT: Duration = Duration::from_secs(20);
 /// The user that stands for "not root" where a test needs one.
 pub const PLAIN_USER: u32 = 1000;
 
+/// The files by which a service proves who it is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The service's name within its VM.
+    pub service: String,
+    /// Its SVID with the intermediate, PEM.
+    pub svid: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// The trust bundle.
+    pub bundle: PathBuf,
+    /// The CRLs.
+    pub crl: PathBuf,
+}
+
 /// A running trust domain. Dropping it ends its device processes and VMMs and removes its folder.
 #[derive(Debug)]
 pub struct Deployment {
     artifacts: Artifacts,
     domain: String,
     vms: Vec<String>,
+    /// Each with its VM.
+    services: Vec<(String, String)>,
     /// Set where everything runs as this user: development mode.
     user: Option<u32>,
     up: Option<Process>,
@@ -35,7 +52,7 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Writes the policy and issues a certificate to each VM's device process. `user` runs
+    /// Writes the policy and issues a certificate to each device process and service. `user` runs
     /// everything as that user, in development mode; only root can choose one.
     ///
     /// # Errors
@@ -50,25 +67,21 @@ impl Deployment {
             artifacts: stage(artifacts, &root.path().join("opt"))?,
             domain: String::new(),
             vms: Vec::new(),
+            services: Vec::new(),
             user,
             up: None,
             root,
         };
         let shown = output_of(this.sivshm().args(["policy", "show", "--json"]).arg(&draft))?;
         let plan: Value = serde_json::from_str(&shown)?;
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        this.domain = plan
-            .get("trust_domain")
-            .and_then(text)
-            .context("the plan names no trust domain")?;
-        let vms = plan
-            .get("vms")
-            .and_then(Value::as_array)
-            .context("the plan lists no VMs")?;
-        this.vms = vms
-            .iter()
-            .filter_map(|vm| vm.get("name").and_then(text))
-            .collect();
+        this.domain = text(&plan, "trust_domain")?;
+        for vm in list(&plan, "vms")? {
+            let name = text(vm, "name")?;
+            for service in list(vm, "services")? {
+                this.services.push((name.clone(), text(service, "name")?));
+            }
+            this.vms.push(name);
+        }
         std::fs::create_dir_all(this.etc())?;
         std::fs::rename(&draft, this.etc().join("policy.toml"))?;
         this.issue_keys()?;
@@ -177,6 +190,25 @@ impl Deployment {
         &self.vms
     }
 
+    /// The folder with the SVIDs and keys of a VM's services.
+    #[must_use]
+    pub fn services_dir(&self, vm: &str) -> PathBuf {
+        self.etc().join("vm").join(vm).join("svc")
+    }
+
+    /// What a service of a VM proves itself by.
+    #[must_use]
+    pub fn identity(&self, vm: &str, service: &str) -> Identity {
+        let folder = self.services_dir(vm);
+        Identity {
+            service: service.to_owned(),
+            svid: folder.join(format!("{service}.pem")),
+            key: folder.join(format!("{service}.key")),
+            bundle: self.etc().join("bundle.pem"),
+            crl: self.etc().join("crl.pem"),
+        }
+    }
+
     /// The built binaries that this deployment runs.
     #[must_use]
     pub const fn artifacts(&self) -> &Artifacts {
@@ -220,19 +252,36 @@ impl Deployment {
                 .args(["init", "--domain", &self.domain, "--dir"])
                 .arg(&ca),
         )?;
-        std::fs::copy(ca.join("bundle.pem"), self.etc().join("bundle.pem"))?;
+        for name in ["bundle.pem", "crl.pem"] {
+            std::fs::copy(ca.join(name), self.etc().join(name))?;
+        }
+        let issue = |party: &[&str], out: &Path| {
+            let mut command = tool();
+            command.args(["issue", "--dir"]).arg(&ca).args(party);
+            output_of(command.arg("--out").arg(out)).map(drop)
+        };
         for vm in &self.vms {
-            let out = self.etc().join("vm").join(vm);
-            output_of(
-                tool()
-                    .args(["issue", "--dir"])
-                    .arg(&ca)
-                    .args(["device", vm, "--out"])
-                    .arg(out),
-            )?;
+            issue(&["device", vm], &self.etc().join("vm").join(vm))?;
+        }
+        for (vm, service) in &self.services {
+            issue(&["service", vm, service], &self.services_dir(vm))?;
         }
         Ok(())
     }
+}
+
+/// A text of a plan.
+fn text(of: &Value, key: &str) -> Result<String> {
+    let text = of.get(key).and_then(Value::as_str);
+    Ok(text
+        .with_context(|| format!("the plan says no {key}"))?
+        .to_owned())
+}
+
+/// A list of a plan.
+fn list<'a>(of: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    let list = of.get(key).and_then(Value::as_array);
+    list.with_context(|| format!("the plan lists no {key}"))
 }
 
 /// Copies the programs to where every user can start them, wherever they were built.

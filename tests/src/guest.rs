@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::artifacts::VmArtifacts;
+use crate::deployment::Identity;
 
 /// What every guest does before its own script: the file systems, and an event that says when.
 const PROLOGUE: &str = r#"#!/bin/busybox sh
@@ -38,6 +39,8 @@ pub struct Image<'a> {
     folder: tempfile::TempDir,
     modules: Vec<String>,
     wanted: BTreeSet<PathBuf>,
+    /// Files that are not root's, with their users.
+    owners: Vec<(String, u32)>,
 }
 
 impl<'a> Image<'a> {
@@ -52,9 +55,10 @@ impl<'a> Image<'a> {
             folder,
             modules: Vec::new(),
             wanted: BTreeSet::new(),
+            owners: Vec::new(),
         };
-        for dir in ["bin", "dev", "etc", "proc", "sys", "lib", "tmp"] {
-            fs::create_dir(this.path(dir))?;
+        for dir in ["bin", "dev", "etc/sivshm/svc", "proc", "sys", "lib", "tmp"] {
+            fs::create_dir_all(this.path(dir))?;
         }
         fs::copy(&vm.busybox, this.path("bin/busybox"))?;
         fs::write(this.path("etc/passwd"), PASSWD)?;
@@ -81,6 +85,23 @@ impl<'a> Image<'a> {
     pub fn file(self, from: &Path, to: &str) -> Result<Self> {
         fs::copy(from, self.path(to.trim_start_matches('/')))
             .with_context(|| format!("can't copy {}", from.display()))?;
+        Ok(self)
+    }
+
+    /// Adds what a service that runs as `user` proves itself by, where libsivshm looks for it.
+    ///
+    /// # Errors
+    /// If it can't be copied.
+    pub fn identity(mut self, identity: &Identity, user: u32) -> Result<Self> {
+        let place = |suffix: &str| format!("/etc/sivshm/svc/{}.{suffix}", identity.service);
+        let key = place("key");
+        self = self
+            .file(&identity.svid, &place("pem"))?
+            .file(&identity.key, &key)?
+            .file(&identity.bundle, "/etc/sivshm/bundle.pem")?
+            .file(&identity.crl, "/etc/sivshm/crl.pem")?;
+        // The file has the mode of its original, 0600.
+        self.owners.push((key, user));
         Ok(self)
     }
 
@@ -126,8 +147,13 @@ impl<'a> Image<'a> {
             .iter()
             .map(|file| format!("insmod /{file}\n"))
             .collect();
+        let owners: String = self
+            .owners
+            .iter()
+            .map(|(file, user)| format!("chown {user}:{user} {file}\n"))
+            .collect();
         let init = self.path("init");
-        fs::write(&init, format!("{PROLOGUE}{loads}{script}\n"))?;
+        fs::write(&init, format!("{PROLOGUE}{owners}{loads}{script}\n"))?;
         fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
         let mut names = String::new();
         list(self.folder.path(), self.folder.path(), &mut names)?;

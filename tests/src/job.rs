@@ -184,7 +184,7 @@ reason = "workers are untrusted and mutually isolated"
                 self.reducer_args(number).join(" "),
                 afterwards.script
             );
-            let mut image = self.image(deployment, "reducer")?;
+            let mut image = self.image(deployment, &name, "reducer")?;
             for program in afterwards.programs {
                 image = image.program(&deployment.artifacts().guest.join(program))?;
             }
@@ -205,7 +205,7 @@ reason = "workers are untrusted and mutually isolated"
             self.mapper_args(Path::new("/dev/vda")).join(" ")
         );
         let image = self
-            .image(deployment, "mapper")?
+            .image(deployment, "manager", "mapper")?
             .kernel_module("virtio_pci")?
             .kernel_module("virtio_blk")?;
         let mut manager = Guest::new(
@@ -234,12 +234,13 @@ reason = "workers are untrusted and mutually isolated"
         })
     }
 
-    fn image<'a>(&self, deployment: &'a Deployment, program: &str) -> Result<Image<'a>> {
-        let vm = deployment.artifacts().vm()?;
-        let program = deployment.artifacts().guest.join(program);
-        Image::new(vm)?
-            .program(&program)?
-            .file(&vm.sivshm_ko, "/lib/sivshm.ko")
+    /// What the guest of a VM needs for its one service, whose program has its name.
+    fn image<'a>(&self, deployment: &'a Deployment, vm: &str, service: &str) -> Result<Image<'a>> {
+        let artifacts = deployment.artifacts().vm()?;
+        Image::new(artifacts)?
+            .program(&deployment.artifacts().guest.join(service))?
+            .identity(&deployment.identity(vm, service), SERVICE_USER)?
+            .file(&artifacts.sivshm_ko, "/lib/sivshm.ko")
     }
 
     fn seal(&self, image: Image<'_>, script: &str, folder: &Path, vm: &str) -> Result<PathBuf> {
@@ -305,13 +306,15 @@ pub struct Afterwards<'a> {
 /// Loads the module and says so.
 const LOAD: &str = "insmod /lib/sivshm.ko && event loaded || finish 90\n";
 
-fn attached(deployment: &Deployment, vm: &str, program: &str, options: &[&str]) -> Command {
+/// A service on the host in place of its VM; its program has its name.
+fn attached(deployment: &Deployment, vm: &str, service: &str, options: &[&str]) -> Command {
     let mut command = deployment.run(vm);
     command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
     command
+        .args(["--service", service])
         .args(options)
         .arg("--")
-        .arg(deployment.artifacts().guest.join(program));
+        .arg(deployment.artifacts().guest.join(service));
     command
 }
 
