@@ -51,7 +51,7 @@ pub enum AdminRequest {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum AdminAnswer {
     /// To `status`.
-    Status(Status),
+    Status(Box<Status>),
     /// To `revoke`: the gate and the peers have been told.
     Revoked {
         /// The channel.

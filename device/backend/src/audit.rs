@@ -50,13 +50,17 @@ pub enum Event {
     Revoke,
     /// An operator asked for something.
     Admin,
+    /// The SVID of the device process ended, or was withdrawn.
+    Lifetime,
+    /// The guest does not acknowledge the end of grants.
+    Containment,
     /// Refusals of strangers that were counted and not recorded by themselves.
     Strangers,
 }
 
 impl Event {
     /// Every event, for the documents and their test.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Process,
         Self::Policy,
         Self::Peer,
@@ -68,6 +72,8 @@ impl Event {
         Self::Grant,
         Self::Revoke,
         Self::Admin,
+        Self::Lifetime,
+        Self::Containment,
         Self::Strangers,
     ];
 }

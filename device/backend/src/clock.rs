@@ -105,7 +105,10 @@ mod tests {
         let now = Instant::now();
         let at = clock.instant_of(clock.wall() + HOUR, now).unwrap();
         let left = at - now;
-        assert!(left <= HOUR && left > HOUR - Duration::from_secs(60), "{left:?}");
+        assert!(
+            left <= HOUR && left > HOUR - Duration::from_secs(60),
+            "{left:?}"
+        );
         let past = clock.wall() - HOUR;
         assert_eq!(clock.instant_of(past, now), Some(now));
     }

@@ -16,13 +16,13 @@ use sivshm_handshake::{CredentialError, Credentials};
 use sivshm_policy::LoadError;
 use sivshm_policy::narrow::{NarrowError, Narrowing};
 use sivshm_policy::plan::{Plan, Vm};
+use sivshm_sys::clock::since_boot;
 use sivshm_sys::eventfd;
 use sivshm_sys::facts::FdInfo;
 use sivshm_sys::map::Mapping;
 use sivshm_sys::memfd::{self, Ownership};
 use sivshm_sys::sandbox::Limits;
 use sivshm_sys::tick::Tick;
-use sivshm_sys::clock::since_boot;
 use zeroize::Zeroizing;
 
 use crate::args::{Config, Mode};
@@ -67,8 +67,8 @@ pub enum OpenError {
     },
     /// There are no revocation lists.
     #[error(
-        "host: there is no revocation list {path}; make one with `sivshm-ca crl`, which is empty at \
-         first, and put it there"
+        "host: there is no revocation list {path}; copy crl.pem of the CA's directory there, where \
+         `sivshm-ca init` and `sivshm-ca crl` make it"
     )]
     NoCrl {
         /// Where it has to be.

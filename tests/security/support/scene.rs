@@ -305,7 +305,7 @@ impl Scene {
         let mut line = String::new();
         BufReader::new(operator).read_line(&mut line).unwrap();
         match serde_json::from_str(&line).unwrap() {
-            AdminAnswer::Status(status) => status,
+            AdminAnswer::Status(status) => *status,
             other => panic!("{other:?}"),
         }
     }

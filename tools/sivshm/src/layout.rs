@@ -61,6 +61,12 @@ impl Layout {
         self.paths.run_dir().join("policy.toml")
     }
 
+    /// The policy of the last reload, if there was one: device processes that are started again
+    /// narrow what they share by it.
+    pub fn narrowed(&self) -> PathBuf {
+        self.paths.run_dir().join("narrowed.toml")
+    }
+
     /// Users and groups of this run.
     pub fn ids_in_use(&self) -> PathBuf {
         self.paths.run_dir().join("ids.json")

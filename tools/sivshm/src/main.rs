@@ -14,6 +14,7 @@ mod process;
 mod qemu;
 mod qemu_args;
 mod quote;
+mod reload;
 mod revoke;
 mod run;
 mod state;
@@ -47,6 +48,7 @@ enum Command {
     QemuArgs(qemu_args::Args),
     Status(status::Args),
     Revoke(revoke::Args),
+    Reload(reload::Args),
     Policy(policy::Args),
 }
 
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::QemuArgs(args) => qemu_args::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Revoke(args) => revoke::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Policy(args) => policy::run(&args),
     };
     match outcome {
@@ -90,5 +93,19 @@ mod tests {
         assert!(Command::try_parse_from(["sivshm", "run", "ivi"]).is_err());
         let mixed = "sivshm run ivi --attach --drive-ro a=/b -- p";
         assert!(Command::try_parse_from(mixed.split(' ')).is_err());
+    }
+
+    #[test]
+    fn a_reload_needs_no_argument() {
+        for line in [
+            "sivshm reload",
+            "sivshm reload --json --policy p --domain d",
+        ] {
+            assert!(matches!(
+                Command::try_parse_from(line.split(' ')).unwrap(),
+                Command::Reload(_)
+            ));
+        }
+        assert!(Command::try_parse_from(["sivshm", "reload", "ivi"]).is_err());
     }
 }

@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Outcome {
             "{channel} is revoked: {grants} live grants of {vm} ended, its peers were told"
         )),
         Ok(AdminAnswer::Refused { reason }) => Err(Failure::Refused { who: who(), reason }),
-        Ok(AdminAnswer::Status(_)) => Err(Failure::NoAnswer {
+        Ok(_) => Err(Failure::NoAnswer {
             who: who(),
             reason: "it answered another question".into(),
         }),

@@ -41,7 +41,8 @@ pub struct VmState {
     pub restarts: u32,
     /// Its VMM, if `sivshm run` started one that still runs.
     pub vmm: Option<ProcessId>,
-    /// Its VMM was ended because the device process was lost; it must be run again.
+    /// Its VMM was ended because the device process was lost, or because its guest did not let go of
+    /// what was taken from it; it must be run again.
     pub needs_restart: bool,
 }
 

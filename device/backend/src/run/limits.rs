@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use sivshm_abi::limits::{
-    MAX_FRAMES_PER_WAKE, MAX_GRANTS, MAX_PCI_WINDOWS, MAX_PEERS, MAX_SESSIONS, MAX_VECTORS,
-    MAX_WINDOWS,
+    MAX_DATA_BYTES, MAX_FRAMES_PER_WAKE, MAX_GRANTS, MAX_PCI_WINDOWS, MAX_PEERS, MAX_SESSIONS,
+    MAX_VECTORS, MAX_WINDOWS, SESSION_CREDIT_BYTES,
 };
+use sivshm_handshake::service::limits::{MAX_SERVICE_MESSAGE_BYTES, OPEN_LIFETIME, STEP_WITHIN};
 
 use crate::vmm::port::FIRST_PEER;
 use crate::{admin_wire, launch_wire};
@@ -28,8 +29,42 @@ pub const OPENS_AT_ONCE: u32 = 64;
 pub const OPENS_PER_SECOND: u32 = 16;
 
 /// Frames that may wait for the guest before no more of its own are read: each `OPEN` that is
-/// refused makes one. How many grants can wait is bounded by the policy.
-pub const MAX_WAITING_FRAMES: usize = 2 * MAX_SESSIONS;
+/// refused makes one, and each session has its credit under way in `DATA`. How many grants can wait
+/// is bounded by the policy.
+pub const MAX_WAITING_FRAMES: usize =
+    MAX_SESSIONS * (2 + SESSION_CREDIT_BYTES / MAX_DATA_BYTES);
+
+/// Sessions of one service at a time that have not proved who they are: the live one's successor, and
+/// three restarts.
+pub const MAX_UNPROVED: usize = 4;
+
+/// Time for a session to prove who it is. TLS takes some milliseconds; an emulated guest on a loaded
+/// host takes a second.
+pub const PROOF_WITHIN: Duration = Duration::from_secs(30);
+
+/// Messages with signatures, at once, of a session or a link that has few pairings: four rounds of
+/// `open`, `accept` and `confirm`.
+pub const SIGNED_AT_ONCE: u32 = 12;
+
+/// The same for each of its pairings: two rounds of the two messages that either side sends.
+pub const SIGNED_PER_PAIRING: u32 = 4;
+
+/// Messages with signatures in a second: each costs up to four verifications, a quarter of a
+/// millisecond together, so that a flood takes under two percent of a core.
+pub const SIGNED_PER_SECOND: u32 = 64;
+
+/// Bytes that may wait for a session beyond its credit: TLS's own handshake with the longest chains,
+/// and answers to wants that are refused.
+pub const QUEUED_BYTES: usize = 64 * 1024;
+
+/// The same for each pairing of its service: the longest message of the handshake.
+pub const QUEUED_BYTES_PER_PAIRING: usize = MAX_SERVICE_MESSAGE_BYTES;
+
+/// Time from an `open` that was passed on to its `accept`: it may wait for the reader as long as it
+/// lives, and then the reader and its device process have a step each.
+pub const OPENED_WITHIN: Duration = OPEN_LIFETIME
+    .saturating_add(STEP_WITHIN)
+    .saturating_add(STEP_WITHIN);
 
 /// Time in which a guest has to acknowledge the end of a grant (DESIGN section 9).
 pub const REVOKED_WITHIN: Duration = Duration::from_millis(100);
@@ -82,6 +117,23 @@ pub const LIMITS: &[(&str, u64)] = &[
         OPENS_PER_SECOND as u64,
     ),
     (
+        "sessions of a service that have proved nothing",
+        MAX_UNPROVED as u64,
+    ),
+    ("seconds to prove a service", PROOF_WITHIN.as_secs()),
+    ("signed messages at once", SIGNED_AT_ONCE as u64),
+    (
+        "signed messages at once for each pairing",
+        SIGNED_PER_PAIRING as u64,
+    ),
+    ("signed messages in a second", SIGNED_PER_SECOND as u64),
+    ("bytes that wait for a session", QUEUED_BYTES as u64),
+    (
+        "bytes that wait for a session for each pairing",
+        QUEUED_BYTES_PER_PAIRING as u64,
+    ),
+    ("seconds from open to accept", OPENED_WITHIN.as_secs()),
+    (
         "seconds that a launch waits for peers",
         LAUNCH_WITHIN.as_secs(),
     ),
@@ -93,6 +145,14 @@ pub const LIMITS: &[(&str, u64)] = &[
     (
         "bytes of an admin request",
         admin_wire::MAX_REQUEST_BYTES as u64,
+    ),
+    (
+        "bytes of a policy in a reload",
+        admin_wire::MAX_RELOAD_POLICY_BYTES as u64,
+    ),
+    (
+        "bytes of revocation lists in a reload",
+        admin_wire::MAX_RELOAD_CRL_BYTES as u64,
     ),
     ("connections of a peer at once", ARRIVALS_AT_ONCE as u64),
     (

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use sivshm_abi::name::VmName;
+use sivshm_device::admin_wire::AdminEvent;
 use sivshm_device::paths::SocketDir;
 
 use super::backoff::Backoff;
+use super::watch::Watch;
 use crate::failure::{Failure, Outcome};
 use crate::layout::Layout;
 use crate::process::{Process, ProcessId};
@@ -21,6 +23,10 @@ use crate::state::VmState;
 /// How long a process may take to end after SIGTERM: QEMU flushes its disks' caches, a device
 /// process its audit log.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pause between two tries to watch a device process that was started again: it listens after tens
+/// of milliseconds.
+const WATCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// How device processes are started.
 #[derive(Debug)]
@@ -41,6 +47,15 @@ pub struct Device {
     restarts: u32,
     vmm: Option<Vmm>,
     needs_restart: bool,
+    watch: Watching,
+}
+
+/// Whether the device process tells what happens.
+#[derive(Debug)]
+enum Watching {
+    /// From this moment on it can be asked to.
+    From(Instant),
+    Established(Watch),
 }
 
 #[derive(Debug)]
@@ -77,8 +92,12 @@ impl Launcher {
             .mode(0o600)
             .open(&log_path)
             .map_err(Failure::on("open", &log_path))?;
+        let narrowed = self.layout.narrowed();
+        let narrowed = narrowed.exists().then_some(narrowed);
+        let narrowed = narrowed.map(|path| ["--narrowed".into(), path.into_os_string()]);
         let child = Command::new(&self.program)
             .args(["--vm", vm.as_str()])
+            .args(narrowed.into_iter().flatten())
             .arg("--policy")
             .arg(self.layout.policy_in_use())
             .arg("--root")
@@ -116,6 +135,7 @@ impl Device {
             restarts: 0,
             vmm: None,
             needs_restart: false,
+            watch: Watching::From(now),
         })
     }
 
@@ -139,7 +159,45 @@ impl Device {
             Phase::Running { .. } => None,
         };
         let kill = self.vmm.as_ref().and_then(|vmm| vmm.kill_at);
-        restart.into_iter().chain(kill).min()
+        let watch = match self.watch {
+            Watching::From(at) => self.process().map(|_| at),
+            Watching::Established(_) => None,
+        };
+        restart.into_iter().chain(kill).chain(watch).min()
+    }
+
+    /// The connection on which the device process tells what happens.
+    pub fn watch(&self) -> Option<&Watch> {
+        match &self.watch {
+            Watching::Established(watch) => Some(watch),
+            Watching::From(_) => None,
+        }
+    }
+
+    /// What the device process tells. One that breaks off is asked again.
+    pub fn events(&mut self, now: Instant) -> Vec<AdminEvent> {
+        let Watching::Established(watch) = &mut self.watch else {
+            return Vec::new();
+        };
+        match watch.events() {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::debug!(vm = %self.vm, "not watched any more: {error}");
+                self.watch = Watching::From(now + WATCH_PAUSE);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Ends the VMM of a guest that does not let go of what was taken from it, at once: as long as
+    /// it lives, it can look at that. False if there is none that could be ended.
+    pub fn end_uncontained(&mut self) -> bool {
+        let Some(vmm) = &self.vmm else {
+            return false;
+        };
+        vmm.process.signal(Signal::SIGKILL);
+        self.needs_restart = true;
+        true
     }
 
     /// Takes the process that `sivshm run` said will become the VMM.
@@ -181,6 +239,7 @@ impl Device {
         };
         let wait = self.backoff.after(now.saturating_duration_since(*since));
         self.phase = Phase::Waiting { until: now + wait };
+        self.watch = Watching::From(now + wait);
         if let Some(vmm) = &mut self.vmm {
             vmm.process.signal(Signal::SIGTERM);
             vmm.kill_at = Some(now + PATIENCE);
@@ -215,6 +274,16 @@ impl Device {
         {
             vmm.process.signal(Signal::SIGKILL);
             vmm.kill_at = None;
+        }
+        if let Watching::From(at) = self.watch
+            && at <= now
+            && self.process().is_some()
+        {
+            let path = launcher.layout.paths.socket(SocketDir::Admin, self.vm);
+            self.watch = match Watch::start(&path) {
+                Ok(watch) => Watching::Established(watch),
+                Err(_) => Watching::From(now + WATCH_PAUSE),
+            };
         }
         if let Phase::Waiting { until } = self.phase
             && until <= now

@@ -7,6 +7,7 @@ mod directories;
 mod kernel;
 pub mod register;
 mod supervisor;
+mod watch;
 
 use std::env;
 use std::fs;
@@ -38,10 +39,13 @@ pub const DEVELOPMENT: &str = "development mode (not root): guests are confined 
 ///
 /// Compiles the policy, checks the host's kernel, makes the directories, gives each VM its users,
 /// starts one device process for each VM and waits until all answer. Then stays in the foreground
-/// until Ctrl-C or SIGTERM and ends everything, the VMMs started by `sivshm run` included.
+/// until Ctrl-C or SIGTERM and ends everything, the VMMs started by `sivshm run` included. SIGHUP
+/// does what `sivshm reload` does.
 ///
 /// A device process that dies is started again; its VM's VMM is ended, because memory can't be
-/// resent into a running VMM, and `sivshm status` says that the VM needs a restart.
+/// resent into a running VMM, and `sivshm status` says that the VM needs a restart. The same happens
+/// to a VM whose guest does not let go of what was taken from it, if the policy says
+/// `uncontained = "end-vmm"`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,6 +56,7 @@ Examples:
 Files, below --root:
   etc/sivshm/DOMAIN/policy.toml      the policy, unless --policy names another one
   etc/sivshm/DOMAIN/bundle.pem       trust bundle
+  etc/sivshm/DOMAIN/crl.pem          revocation list (see sivshm-ca)
   etc/sivshm/DOMAIN/vm/VM/device.*   SVID and key of each VM's device process (see sivshm-ca)
   run/sivshm/DOMAIN                  sockets and state; removed at the end
   var/log/sivshm/DOMAIN/VM.log       log of each device process

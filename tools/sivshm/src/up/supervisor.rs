@@ -1,4 +1,4 @@
-//! The supervisor: one loop over handles of processes, a socket and two signals.
+//! The supervisor: one loop over handles of processes, sockets and three signals.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -10,7 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sivshm_abi::name::VmName;
-use sivshm_device::admin_wire::{AdminAnswer, AdminRequest, MAX_ANSWER_BYTES};
+use sivshm_device::admin_wire::{
+    AdminAnswer, AdminEvent, AdminRequest, MAX_ANSWER_BYTES, Uncontained,
+};
 use sivshm_device::paths::SocketDir;
 
 use super::device::{Device, Launcher, PATIENCE, describe};
@@ -19,6 +21,7 @@ use crate::ask::ask;
 use crate::failure::{Failure, Outcome};
 use crate::log::last_lines;
 use crate::process::Process;
+use crate::reload::reload;
 use crate::state::State;
 
 /// How long all device processes together may take to answer for the first time. One takes tens of
@@ -27,6 +30,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pause between two looks at an admin socket that does not answer yet.
 const READY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The number of SIGHUP, as the kernel tells it.
+const HANG_UP: u32 = Signal::SIGHUP as u32;
 
 /// Everything that runs for one trust domain.
 #[derive(Debug)]
@@ -42,20 +48,21 @@ pub struct Supervisor {
 /// What the loop woke up for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Event {
-    Stop,
+    Signal,
     Registration,
     DeviceEnded(usize),
+    DeviceTells(usize),
     VmmEnded(usize),
 }
 
 impl Supervisor {
-    /// Starts a device process for each VM. From now on SIGTERM and SIGINT wait for
+    /// Starts a device process for each VM. From now on SIGTERM, SIGINT and SIGHUP wait for
     /// [`Self::serve`], also in threads and children started later.
     ///
     /// # Errors
     /// Something could not be started; what was started is ended again.
     pub fn start(launcher: Launcher, vms: &[VmName], mut state: State) -> Outcome<Self> {
-        let signals = stop_signals().map_err(Failure::to("take over signals"))?;
+        let signals = signals().map_err(Failure::to("take over signals"))?;
         let layout = &launcher.layout;
         let registrar = Registrar::listen(&layout.registrations())?;
         let state_path = layout.paths.supervisor_state();
@@ -103,9 +110,14 @@ impl Supervisor {
             let timeout = self.timeout();
             for event in self.wait(timeout)? {
                 match event {
-                    Event::Stop => return Ok(()),
+                    Event::Signal => match self.signals.read_signal() {
+                        Ok(Some(signal)) if signal.ssi_signo == HANG_UP => self.reload(),
+                        Ok(Some(_)) => return Ok(()),
+                        Ok(None) | Err(_) => {}
+                    },
                     Event::Registration => self.registration(),
                     Event::DeviceEnded(at) => self.device_ended(at),
+                    Event::DeviceTells(at) => self.device_tells(at),
                     Event::VmmEnded(at) => {
                         if let Some(device) = self.devices.get_mut(at) {
                             tracing::info!(vm = %device.vm, "VMM has ended");
@@ -147,7 +159,8 @@ impl Supervisor {
                     }
                     Some(Event::DeviceEnded(at)) => return Err(self.failed_start(*at)),
                     Some(Event::Registration) => self.registration(),
-                    Some(Event::Stop | Event::VmmEnded(_)) => {
+                    Some(Event::DeviceTells(at)) => self.device_tells(*at),
+                    Some(Event::Signal | Event::VmmEnded(_)) => {
                         return Err(Failure::Host("stopped before everything was ready".into()));
                     }
                 }
@@ -167,7 +180,7 @@ impl Supervisor {
                 who: format!("the device process of {vm}"),
                 reason,
             }),
-            Ok(AdminAnswer::Revoked { .. }) => Err(Failure::NoAnswer {
+            Ok(_) => Err(Failure::NoAnswer {
                 who: format!("the device process of {vm}"),
                 reason: "it answered another question".into(),
             }),
@@ -229,6 +242,32 @@ impl Supervisor {
         }
     }
 
+    fn device_tells(&mut self, at: usize) {
+        let Some(device) = self.devices.get_mut(at) else {
+            return;
+        };
+        let vm = device.vm;
+        for event in device.events(Instant::now()) {
+            // Whatever VM it names: a device process speaks for its own.
+            let AdminEvent::Uncontained(Uncontained { end_vmm, .. }) = event;
+            match end_vmm && device.end_uncontained() {
+                true => tracing::error!(%vm, "VMM killed: its guest keeps what was taken from it"),
+                false => {
+                    tracing::error!(%vm, "NOT CONTAINED: its guest keeps what was taken from it")
+                }
+            }
+        }
+    }
+
+    /// Does what `sivshm reload` does, beside the loop: a device process may take its time.
+    fn reload(&self) {
+        let (layout, state) = (self.launcher.layout.clone(), self.state.clone());
+        std::thread::spawn(move || match reload(&layout, &state, &state.policy) {
+            Ok(report) => tracing::info!("reload:\n{}", report.as_text()),
+            Err(error) => tracing::error!("reload: {error}"),
+        });
+    }
+
     /// Time until the next thing that is due by itself.
     fn timeout(&self) -> PollTimeout {
         let Some(deadline) = self.devices.iter().filter_map(Device::deadline).min() else {
@@ -242,7 +281,7 @@ impl Supervisor {
     /// Waits for events.
     fn wait(&self, timeout: PollTimeout) -> Outcome<Vec<Event>> {
         let mut watched = vec![
-            (self.signals.as_fd(), Event::Stop),
+            (self.signals.as_fd(), Event::Signal),
             (self.registrar.as_fd(), Event::Registration),
         ];
         for (at, device) in self.devices.iter().enumerate() {
@@ -250,7 +289,9 @@ impl Supervisor {
                 .process()
                 .map(|p| (p.as_fd(), Event::DeviceEnded(at)));
             let vmm = device.vmm().map(|p| (p.as_fd(), Event::VmmEnded(at)));
-            watched.extend(process.into_iter().chain(vmm));
+            let watch = device.watch().map(|w| (w.as_fd(), Event::DeviceTells(at)));
+            // What a device process told before it ended comes first.
+            watched.extend(watch.into_iter().chain(process).chain(vmm));
         }
         let mut fds: Vec<_> = watched
             .iter()
@@ -314,14 +355,15 @@ fn end_all(processes: &[&Process]) {
     }
 }
 
-/// SIGTERM and SIGINT as a descriptor.
-fn stop_signals() -> io::Result<SignalFd> {
-    let mut stop = SigSet::empty();
-    stop.add(Signal::SIGTERM);
-    stop.add(Signal::SIGINT);
-    stop.thread_block()?;
+/// SIGTERM and SIGINT, which stop, and SIGHUP, which reloads, as a descriptor.
+fn signals() -> io::Result<SignalFd> {
+    let mut all = SigSet::empty();
+    all.add(Signal::SIGTERM);
+    all.add(Signal::SIGINT);
+    all.add(Signal::SIGHUP);
+    all.thread_block()?;
     Ok(SignalFd::with_flags(
-        &stop,
+        &all,
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?)
 }
