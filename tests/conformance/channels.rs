@@ -2,11 +2,14 @@
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use sivshm_abi::channel::{
         ACK_BYTES, HEAD_BYTES, SLOT_ALIGN, ack, head, slot, slot_count, slot_header_bytes,
         slot_stride,
     };
-    use sivshm_abi::grant::Integrity;
+    use sivshm_abi::grant::{INTEGRITIES, Integrity};
+    use sivshm_ring::slots::IntegrityFault;
 
     const DOCUMENT: &str = include_str!("../../docs/channels.md");
 
@@ -78,17 +81,55 @@ mod tests {
     #[test]
     fn the_examples_of_geometry_are_right() {
         let examples = tables("## 5. Ring").swap_remove(1);
-        assert_eq!(examples.len(), 5);
+        assert_eq!(examples.len(), 9);
         for row in examples {
-            let payload = row[0].parse().unwrap();
+            let integrity = integrity(row[0]);
+            let payload = row[1].parse().unwrap();
             assert_eq!(
-                slot_stride(payload, Integrity::None).to_string(),
-                row[2],
+                slot_stride(payload, integrity).to_string(),
+                row[3],
                 "{row:?}"
             );
-            let slots = slot_count(row[1].parse().unwrap(), payload, Integrity::None);
+            let slots = slot_count(row[2].parse().unwrap(), payload, integrity);
             let slots = slots.map_or("none".to_owned(), |slots| slots.to_string());
-            assert_eq!(slots, row[3], "{row:?}");
+            assert_eq!(slots, row[4], "{row:?}");
         }
+    }
+
+    fn integrity(word: &str) -> Integrity {
+        let suite = INTEGRITIES.iter().find(|(_, _, name)| *name == word);
+        suite.unwrap().0
+    }
+
+    #[test]
+    fn the_slot_with_integrity_is_the_documented_one() {
+        let header = |suite| slot_header_bytes(integrity(suite));
+        let expected = [
+            ("length", at(slot::LENGTH), Some(4), true, true),
+            ("crc", at(slot::CRC), Some(4), true, true),
+            ("number", at(slot::NUMBER), Some(8), true, true),
+            ("identifier", at(slot::IDENTIFIER), Some(8), true, true),
+            ("reserved", at(slot::IDENTIFIER) + 8, Some(8), true, true),
+            ("tag", at(slot::TAG), Some(at(slot::TAG_BYTES)), false, true),
+            ("payload", header("crc32c"), None, true, false),
+            ("payload", header("aead"), None, false, true),
+        ];
+        let table = tables("## 6. Integrity").swap_remove(0);
+        let found: Vec<_> = (table.iter())
+            .map(|row| {
+                let [offset, bytes] = [row[1].parse().unwrap(), row[2].parse().unwrap_or(0)];
+                let bytes = (bytes > 0).then_some(bytes);
+                (row[0], offset, bytes, row[3] == "yes", row[4] == "yes")
+            })
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_fault_is_documented() {
+        let table = tables("## 6. Integrity").swap_remove(2);
+        let names: BTreeSet<_> = table.iter().map(|row| row[0]).collect();
+        let faults = IntegrityFault::ALL.map(IntegrityFault::name);
+        assert_eq!(names, faults.into_iter().collect());
     }
 }

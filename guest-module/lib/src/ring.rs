@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use sivshm_abi::grant::Kind;
 use sivshm_ring::line::ReaderLine;
-use sivshm_ring::slots::{self, Geometry, LoanError, ReceiveError, Received};
+use sivshm_ring::slots::{Geometry, Received};
 
 use crate::end::{End, Look};
 use crate::error::Error;
+use crate::integrity::{Keys, Loan, Receiver, Sender, Suite};
 use crate::wait::Deadline;
 
 fn geometry(end: &End) -> Result<Geometry, Error> {
@@ -28,48 +29,57 @@ fn geometry(end: &End) -> Result<Geometry, Error> {
     }
 }
 
+/// What protects the channel's slots. The keys are wiped: the suite has what it needs of them.
+fn suite(end: &mut End) -> Result<Option<Suite>, Error> {
+    let keys = end.keys.take();
+    let keys = keys.as_ref().map(|keys| Keys {
+        key: keys.key(),
+        iv: keys.iv(),
+    });
+    let suite = Suite::new(end.integrity, end.channel, end.epoch, keys);
+    Ok(suite?)
+}
+
 /// The writing end of a ring.
 #[derive(Debug)]
 pub struct Producer {
-    core: slots::Producer<Vec<ReaderLine>>,
+    core: Sender,
     end: End,
     slot_bytes: u32,
 }
 
-/// A slot that is being filled in place; dropping it gives it back.
-#[derive(Debug)]
-pub struct Loan<'a>(slots::Loan<'a>);
-
-impl Loan<'_> {
-    /// Stores bytes of the payload.
-    ///
-    /// # Errors
-    /// [`Error::TooLong`]
-    pub fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.0.write(offset, bytes)?)
-    }
-
-    /// Stages the slot with the first `length` bytes of its payload.
-    ///
-    /// # Errors
-    /// [`Error::TooLong`]
-    pub fn stage(self, length: usize) -> Result<(), Error> {
-        Ok(self.0.stage(length)?)
-    }
-}
-
 impl Producer {
-    pub(crate) fn new(end: End) -> Result<Self, Error> {
+    pub(crate) fn new(mut end: End) -> Result<Self, Error> {
         let geometry = geometry(&end)?;
+        let suite = suite(&mut end)?;
         let lines = (end.lines())
             .map(|line| ReaderLine::new(line, end.epoch))
             .collect::<Result<_, _>>()?;
-        let core = slots::Producer::start(end.data(), geometry, lines, end.epoch)?;
+        let core = Sender::start(end.data(), geometry, lines, end.epoch, suite)?;
         Ok(Self {
             core,
             end,
             slot_bytes: geometry.slot_bytes,
         })
+    }
+
+    /// Waits for the channel's next epoch, if this end was revoked, as
+    /// [`RegionWriter::renew`](crate::RegionWriter::renew).
+    ///
+    /// # Errors
+    /// As [`Channel::open`](crate::Channel::open).
+    pub fn renew(&mut self, timeout: Duration) -> Result<(), Error> {
+        if let Some(end) = self.end.renew(timeout)? {
+            *self = Self::new(end)?;
+        }
+        Ok(())
+    }
+
+    /// Number of this pairing of the channel's ends; another one after a renewal, unless the channel
+    /// has several readers and it was one of them that came back.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.end.epoch
     }
 
     /// Bytes that a payload can have.
@@ -92,26 +102,17 @@ impl Producer {
     /// # Errors
     /// [`Error::Peer`]
     pub fn loan(&mut self) -> Result<Option<Loan<'_>>, Error> {
-        let slot_bytes = self.slot_bytes;
-        match self.core.loan() {
-            Ok(loan) => Ok(Some(Loan(loan))),
-            Err(LoanError::Full) => Ok(None),
-            Err(LoanError::Fault(fault)) => Err(self.end.blame(fault.into())),
-            Err(LoanError::TooLong) => Err(too_long(0, slot_bytes)),
-        }
+        let Self { core, end, .. } = self;
+        core.loan().map_err(|error| end.blame(error))
     }
 
     /// Stages a slot with a payload, for the next [`Self::publish`]. Whether there was one free.
     ///
     /// # Errors
-    /// [`Error::TooLong`], [`Error::Peer`].
+    /// [`Error::TooLong`], [`Error::Peer`], [`Error::Key`].
     pub fn stage(&mut self, payload: &[u8]) -> Result<bool, Error> {
-        match self.core.stage(payload) {
-            Ok(()) => Ok(true),
-            Err(LoanError::Full) => Ok(false),
-            Err(LoanError::Fault(fault)) => Err(self.end.blame(fault.into())),
-            Err(LoanError::TooLong) => Err(too_long(payload.len(), self.slot_bytes)),
-        }
+        let staged = self.core.stage(payload);
+        staged.map_err(|error| self.end.blame(error))
     }
 
     /// Publishes every staged slot and rings the consumers that sleep.
@@ -162,31 +163,46 @@ impl Producer {
 /// A reading end of a ring.
 #[derive(Debug)]
 pub struct Consumer {
-    core: slots::Consumer,
+    core: Receiver,
     end: End,
 }
 
 impl Consumer {
-    pub(crate) fn new(end: End) -> Result<Self, Error> {
+    pub(crate) fn new(mut end: End) -> Result<Self, Error> {
+        let geometry = geometry(&end)?;
+        let suite = suite(&mut end)?;
         let line = end.lines().next().ok_or(Error::Revoked(None))?;
-        let core = slots::Consumer::join(end.data(), line, geometry(&end)?, end.epoch)?;
+        let core = Receiver::join(end.data(), line, geometry, end.epoch, suite)?;
         Ok(Self { core, end })
+    }
+
+    /// Waits for the channel's next epoch, if this end was revoked, as
+    /// [`RegionWriter::renew`](crate::RegionWriter::renew).
+    ///
+    /// # Errors
+    /// As [`Channel::open`](crate::Channel::open).
+    pub fn renew(&mut self, timeout: Duration) -> Result<(), Error> {
+        if let Some(end) = self.end.renew(timeout)? {
+            *self = Self::new(end)?;
+        }
+        Ok(())
+    }
+
+    /// Number of this pairing of the channel's ends; another one after a renewal.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.end.epoch
     }
 
     /// Copies the next payload out, if one is there. Its slot is not given back before
     /// [`Self::acknowledge`].
     ///
     /// # Errors
-    /// [`Error::TooLong`] (the payload stays), [`Error::Outrun`], [`Error::Peer`].
+    /// [`Error::TooLong`] (the payload stays), [`Error::Integrity`] (the slot is given up, and the
+    /// next call goes on behind it), [`Error::Outrun`], [`Error::Peer`].
     pub fn try_receive(&mut self, to: &mut [u8]) -> Result<Option<Received>, Error> {
-        self.core.receive(to).map_err(|error| match error {
-            ReceiveError::TooLong(needed) => Error::TooLong {
-                needed,
-                available: to.len(),
-            },
-            ReceiveError::Outrun => Error::Outrun,
-            ReceiveError::Fault(fault) => self.end.blame(fault.into()),
-        })
+        let received = self.core.receive(to);
+        received.map_err(|error| self.end.blame(error))
     }
 
     /// Gives every slot received so far back to the producer.
@@ -233,12 +249,5 @@ impl Consumer {
             let left = deadline.left("a message")?;
             self.wait(left.unwrap_or(Duration::MAX))?;
         }
-    }
-}
-
-fn too_long(needed: usize, slot_bytes: u32) -> Error {
-    Error::TooLong {
-        needed,
-        available: usize::try_from(slot_bytes).unwrap_or(usize::MAX),
     }
 }
