@@ -30,13 +30,13 @@ fn geometry(end: &End) -> Result<Geometry, Error> {
 }
 
 /// What protects the channel's slots. The keys are wiped: the suite has what it needs of them.
-fn suite(end: &mut End) -> Result<Option<Suite>, Error> {
+fn suite(end: &mut End, geometry: Geometry) -> Result<Option<Suite>, Error> {
     let keys = end.keys.take();
     let keys = keys.as_ref().map(|keys| Keys {
         key: keys.key(),
         iv: keys.iv(),
     });
-    let suite = Suite::new(end.integrity, end.channel, end.epoch, keys);
+    let suite = Suite::new(geometry.integrity, end.channel, end.epoch, keys);
     Ok(suite?)
 }
 
@@ -51,7 +51,7 @@ pub struct Producer {
 impl Producer {
     pub(crate) fn new(mut end: End) -> Result<Self, Error> {
         let geometry = geometry(&end)?;
-        let suite = suite(&mut end)?;
+        let suite = suite(&mut end, geometry)?;
         let lines = (end.lines())
             .map(|line| ReaderLine::new(line, end.epoch))
             .collect::<Result<_, _>>()?;
@@ -170,7 +170,7 @@ pub struct Consumer {
 impl Consumer {
     pub(crate) fn new(mut end: End) -> Result<Self, Error> {
         let geometry = geometry(&end)?;
-        let suite = suite(&mut end)?;
+        let suite = suite(&mut end, geometry)?;
         let line = end.lines().next().ok_or(Error::Revoked(None))?;
         let core = Receiver::join(end.data(), line, geometry, end.epoch, suite)?;
         Ok(Self { core, end })
