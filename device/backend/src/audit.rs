@@ -44,6 +44,8 @@ pub enum Event {
     Driver,
     /// A session was opened, refused or closed.
     Session,
+    /// Two services agreed to open a channel, or were refused, or it has ended.
+    Pairing,
     /// A range was granted to a session.
     Grant,
     /// A grant was taken back.
@@ -60,7 +62,7 @@ pub enum Event {
 
 impl Event {
     /// Every event, for the documents and their test.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Process,
         Self::Policy,
         Self::Peer,
@@ -69,6 +71,7 @@ impl Event {
         Self::Port,
         Self::Driver,
         Self::Session,
+        Self::Pairing,
         Self::Grant,
         Self::Revoke,
         Self::Admin,

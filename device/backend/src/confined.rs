@@ -148,6 +148,7 @@ mod tests {
             "preadv2",
             "newfstatat",
             "setitimer",
+            "fallocate",
         ] {
             let all = of(bound).iter().all(|rule| rule["args"].is_array());
             assert!(all, "{bound} is allowed with any arguments");

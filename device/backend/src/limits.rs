@@ -5,13 +5,17 @@ use sivshm_sys::sandbox::Limits;
 use sivshm_sys::scm::MAX_RIGHTS;
 
 /// Descriptors that every device process has: three standard ones, four listeners, epoll, control
-/// memory, kick, vector 0, audit, fdinfo and signals, and connections of a VMM, of launchers and
-/// of operators. Rounded up to a power of two.
+/// memory, kick, vector 0, audit, fdinfo, signals and clock, and connections of a VMM, of launchers
+/// and of operators. Rounded up to a power of two.
 const FIXED_FILES: u64 = 128;
 
 /// Heap of a device process without peers, in bytes: 4 MiB measured, with room for a policy of the
 /// greatest size.
 const FIXED_DATA: u64 = 32 * 1024 * 1024;
+
+/// Heap for a reload, in bytes: 48 MiB measured for compiling a policy of the greatest size that a
+/// reload takes, and 4 MiB for each line that operators may send at a time, of which there are eight.
+const RELOAD_DATA: u64 = 80 * 1024 * 1024;
 
 /// Heap for one peer, in bytes: two connections at a time (an old one and its successor) with
 /// TLS buffers of 16 KiB in each direction, a queue to send and a manifest.
@@ -38,7 +42,7 @@ pub fn of(plan: &Plan, me: VmIndex, vm: &Vm) -> Limits {
         .iter()
         .map(|peer| 1 + 2 * (2 + count(peer.takes.len())))
         .sum();
-    let data = FIXED_DATA + DATA_PER_PEER * count(vm.peers.len());
+    let data = FIXED_DATA + RELOAD_DATA + DATA_PER_PEER * count(vm.peers.len());
     Limits {
         // And one message full of descriptors that nobody asked for, to be looked at and dropped.
         files: FIXED_FILES + own_slices + peers + count(MAX_RIGHTS),

@@ -1,26 +1,28 @@
-//! What an operator may ask: the state, and the end of a channel ([`crate::admin_wire`]).
+//! What an operator may ask ([`crate::admin_wire`]): the state, the end of a channel, a newer policy
+//! and revocation list, and to be told what the supervisor has to know.
+
+mod status;
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use serde::Serialize;
 use sivshm_abi::name::ChannelName;
-use sivshm_policy::plan::{Channel, ChannelIndex, ServiceRef};
+use sivshm_policy::plan::{Channel, ChannelIndex};
 use sivshm_sys::socket::PeerCredentials;
 
-use super::admission::{self, Scope};
+use super::admission;
 use super::line::{Heard, LineConnection};
 use super::outbox::Flushed;
 use super::poller::{ConnectionId, Interest, Source};
 use super::port::process;
 use super::{EventLoop, RunError};
 use crate::admin_wire::{
-    AdminAnswer, AdminRequest, ChannelState, ChannelStatus, LinkStatus, MAX_ANSWER_BYTES,
-    MAX_REQUEST_BYTES, PeerStatus, SessionStatus, Status, VmmStatus,
+    AdminAnswer, AdminEvent, AdminRequest, MAX_ANSWER_BYTES, MAX_REQUEST_BYTES,
 };
-use crate::args::Mode;
-use crate::audit::{Blame, Decision, Entry, Event, hex};
+use crate::audit::{Blame, Decision, Entry, Event};
 
-/// Operators at a time; each is answered at once.
+/// Operators at a time: the supervisor, who watches, and others, who are answered at once.
 const MAX_CONNECTIONS: usize = 8;
 
 impl EventLoop<'_> {
@@ -70,10 +72,14 @@ impl EventLoop<'_> {
             }
             Heard::Line(line) => {
                 let answer = match serde_json::from_slice(&line) {
-                    Ok(AdminRequest::Status {}) => AdminAnswer::Status(self.status(now)),
+                    Ok(AdminRequest::Status {}) => AdminAnswer::Status(Box::new(self.status(now))),
                     Ok(AdminRequest::Revoke { channel }) => {
                         self.revoke_asked(&who, channel, now)?
                     }
+                    Ok(AdminRequest::Reload { policy, crl }) => {
+                        self.reload(&who, &policy, &crl, now)?
+                    }
+                    Ok(AdminRequest::Watch {}) => return self.watch(id),
                     Err(error) => AdminAnswer::Refused {
                         reason: format!("the request can't be read: {error}"),
                     },
@@ -84,11 +90,42 @@ impl EventLoop<'_> {
         self.flush_operator(id)
     }
 
-    fn answer_operator(&mut self, id: ConnectionId, answer: &AdminAnswer) -> Result<(), RunError> {
-        let line = serde_json::to_vec(answer).map_err(std::io::Error::other)?;
+    /// Somebody wants to be told what happens, from now on.
+    fn watch(&mut self, id: ConnectionId) -> Result<(), RunError> {
         if let Some(connection) = self.admin.get_mut(&id) {
-            let answered = connection.answer(line, &[]);
-            answered.map_err(std::io::Error::other)?;
+            connection.stay();
+        }
+        self.answer_operator(id, &AdminAnswer::Watching {})?;
+        if let Some(event) = self.missed_event() {
+            self.answer_operator(id, &event)?;
+        }
+        self.flush_operator(id)
+    }
+
+    /// Tells everybody who watches. One who does not read is not told any more.
+    pub(super) fn tell_watchers(&mut self, event: &AdminEvent) -> Result<(), RunError> {
+        let all = self.admin.iter();
+        let watchers = all.filter(|(_, connection)| connection.deadline().is_none());
+        let watchers: Vec<_> = watchers.map(|(id, _)| *id).collect();
+        for id in watchers {
+            self.answer_operator(id, event)?;
+            self.flush_operator(id)?;
+        }
+        Ok(())
+    }
+
+    fn answer_operator(
+        &mut self,
+        id: ConnectionId,
+        answer: &impl Serialize,
+    ) -> Result<(), RunError> {
+        let line = serde_json::to_vec(answer).map_err(std::io::Error::other)?;
+        let said = self
+            .admin
+            .get_mut(&id)
+            .map(|connection| connection.answer(line, &[]));
+        if let Some(Err(_)) = said {
+            self.admin.remove(&id);
         }
         Ok(())
     }
@@ -97,15 +134,19 @@ impl EventLoop<'_> {
         let Some(connection) = self.admin.get_mut(&id) else {
             return Ok(());
         };
-        match connection.flush() {
-            Ok(Flushed::All) if !connection.heard() => {}
-            Ok(Flushed::Full) => {
+        let interest = match connection.flush() {
+            Ok(Flushed::All) if connection.answered() => None,
+            Ok(Flushed::All) => Some(Interest::Read),
+            Ok(Flushed::Full) => Some(Interest::ReadWrite),
+            // Gone; descriptors are never sent here.
+            Ok(Flushed::TooManyRights) | Err(_) => None,
+        };
+        match interest {
+            Some(interest) => {
                 let source = Source::Admin(id);
-                self.poller
-                    .change(&*connection, source, Interest::ReadWrite)?;
+                self.poller.change(&*connection, source, interest)?;
             }
-            // Answered, or gone.
-            Ok(_) | Err(_) => {
+            None => {
                 self.admin.remove(&id);
             }
         }
@@ -143,7 +184,7 @@ impl EventLoop<'_> {
     }
 
     /// Channels that this VM takes part in.
-    fn own_channels(&self) -> impl Iterator<Item = (ChannelIndex, &Channel)> {
+    pub(super) fn own_channels(&self) -> impl Iterator<Item = (ChannelIndex, &Channel)> {
         let me = self.held.me;
         let numbers = (0..=u16::MAX).map(ChannelIndex);
         numbers
@@ -152,103 +193,4 @@ impl EventLoop<'_> {
                 channel.from.vm == me || channel.to.iter().any(|to| to.vm == me)
             })
     }
-
-    fn status(&self, now: Instant) -> Status {
-        let sessions = &self.control.sessions;
-        let service = |at| self.vm.services.get(at);
-        let plan = &self.held.plan;
-        Status {
-            vm: self.vm.name.as_str().to_owned(),
-            trust_domain: plan.trust_domain.as_str().to_owned(),
-            instance: hex(&self.held.instance),
-            uptime_ms: millis(now.saturating_duration_since(self.started)),
-            development: self.held.config.mode == Mode::Development,
-            policy_serial: plan.serial,
-            policy_digest: plan.digest.to_string(),
-            vmm: self.launcher.vmm().map(|vmm| VmmStatus {
-                pid: vmm.pid,
-                program: vmm.program.clone(),
-                port: self.port.is_some(),
-                driver: sessions.driver(),
-            }),
-            sessions: sessions
-                .live()
-                .map(|(id, session)| SessionStatus {
-                    session: id.0,
-                    service: service(session.service)
-                        .map(|service| service.name.as_str().to_owned())
-                        .unwrap_or_default(),
-                    pid: session.facts.pid,
-                    uid: session.facts.uid,
-                    grants: u32::try_from(session.grants()).unwrap_or(u32::MAX),
-                })
-                .collect(),
-            channels: self
-                .own_channels()
-                .map(|(at, channel)| ChannelStatus {
-                    name: channel.name.as_str().to_owned(),
-                    from: self.service_name(&channel.from),
-                    to: channel.to.iter().map(|to| self.service_name(to)).collect(),
-                    state: self.channel_state(at, channel),
-                })
-                .collect(),
-            peers: self
-                .peers
-                .list()
-                .enumerate()
-                .map(|(at, (vm, dials, link, error))| PeerStatus {
-                    vm: vm.as_str().to_owned(),
-                    dials,
-                    link: link.map(|link| LinkStatus {
-                        ring_id: link.ring.0,
-                        handshake_us: u64::try_from(link.handshake.as_micros()).unwrap_or(u64::MAX),
-                        age_ms: millis(now.saturating_duration_since(link.since)),
-                        needs_relaunch: self
-                            .launcher
-                            .launched_with(at)
-                            .is_some_and(|launched| launched != link.instance),
-                    }),
-                    last_error: error.map(str::to_owned),
-                })
-                .collect(),
-            contained: sessions.contained(now),
-        }
-    }
-
-    fn channel_state(&self, at: ChannelIndex, channel: &Channel) -> ChannelState {
-        let scope = Scope {
-            plan: &self.held.plan,
-            vm: self.vm,
-            links: &self.links,
-        };
-        let here = |end: &ServiceRef| end.vm == self.held.me;
-        let writes = here(&channel.from);
-        let waits = self.vm.peers.iter().enumerate().any(|(number, peer)| {
-            let other = match writes {
-                true => channel.to.iter().any(|to| to.vm == peer.vm),
-                false => channel.from.vm == peer.vm,
-            };
-            other && self.peers.link(number).is_none()
-        });
-        if self.control.sessions.is_revoked(at) {
-            ChannelState::Revoked
-        } else if self.control.sessions.is_granted(&scope, at) {
-            ChannelState::Granted
-        } else if waits {
-            ChannelState::WaitingForPeer
-        } else {
-            ChannelState::Ready
-        }
-    }
-
-    fn service_name(&self, of: &ServiceRef) -> String {
-        let vm = self.held.plan.vm_at(of.vm);
-        let vm = vm.map(|vm| vm.name.as_str()).unwrap_or_default();
-        format!("{vm}/{}", of.service)
-    }
-}
-
-/// Whole milliseconds.
-fn millis(of: Duration) -> u64 {
-    u64::try_from(of.as_millis()).unwrap_or(u64::MAX)
 }

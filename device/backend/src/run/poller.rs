@@ -35,6 +35,8 @@ impl ConnectionId {
 pub enum Source {
     /// SIGTERM or SIGINT.
     Signals,
+    /// The host's wall clock was set.
+    ClockSet,
     /// A listening socket.
     Listener(Door),
     /// The guest rang.
@@ -78,6 +80,7 @@ impl Source {
             Self::Peer(ConnectionId(number)) => (7, number),
             Self::Launch(ConnectionId(number)) => (8, number),
             Self::Admin(ConnectionId(number)) => (9, number),
+            Self::ClockSet => (10, 0),
         };
         kind << Self::NUMBER_BITS | number
     }
@@ -95,6 +98,7 @@ impl Source {
             7 => Self::Peer(number),
             8 => Self::Launch(number),
             9 => Self::Admin(number),
+            10 => Self::ClockSet,
             _ => return None,
         })
     }
@@ -257,6 +261,7 @@ mod tests {
         for source in [
             Source::Signals,
             Source::Kick,
+            Source::ClockSet,
             Source::Port,
             Source::Listener(Door::Peer),
             Source::Listener(Door::Port),

@@ -1,0 +1,185 @@
+//! A newer policy and a newer revocation list for a process that runs (`docs/operating.md`).
+//!
+//! Both are judged before either is in force: a reload is refused as a whole. It can only take:
+//! memory and windows were made before confinement.
+
+use std::time::Instant;
+
+use sivshm_abi::frame::Reason;
+use sivshm_handshake::{CredentialError, IdentityFault};
+use sivshm_policy::narrow::Narrowing;
+
+use crate::admin_wire::{AdminAnswer, MAX_RELOAD_CRL_BYTES, MAX_RELOAD_POLICY_BYTES, Reloaded};
+use crate::audit::{Blame, Decision, Entry, Event};
+use crate::held::InForce;
+use crate::run::{EventLoop, RunError};
+
+/// Longest reason for a refusal, in characters: a whole report about a policy can be longer, and
+/// `sivshm reload` has shown it before.
+const MAX_REASON_CHARS: usize = 4096;
+
+/// Most things that a restart would bring about and that are named; the others are counted.
+const MAX_NAMED: usize = 64;
+
+/// A reload that was judged and may come into force.
+struct Judged {
+    narrowing: Narrowing,
+    /// None if by the new revocation list the own SVID is withdrawn.
+    in_force: Option<InForce>,
+}
+
+impl EventLoop<'_> {
+    /// Puts a policy and a revocation list in force because an operator asks for it.
+    pub(in crate::run) fn reload(
+        &mut self,
+        who: &str,
+        policy: &str,
+        crl: &str,
+        now: Instant,
+    ) -> Result<AdminAnswer, RunError> {
+        let Judged {
+            narrowing,
+            in_force,
+        } = match self.judge_reload(policy, crl) {
+            Ok(judged) => judged,
+            Err(reason) => return self.refuse_reload(who, &reason),
+        };
+        self.audit.record(Entry {
+            event: Event::Admin,
+            decision: Decision::Allow,
+            blame: Blame::Nobody,
+            who,
+            what: "reload of the policy and the revocation list",
+            reason: "it may administer this VM",
+        })?;
+        let before = self.living();
+        let ended = self.narrow(&narrowing, now)?;
+        match in_force {
+            Some(in_force) => {
+                self.held.in_force.replace(in_force);
+                self.revalidate(now)?;
+            }
+            None => {
+                self.go_out_of_service(Reason::Withdrawn)?;
+                self.end_all(Reason::Withdrawn, now)?;
+            }
+        }
+        self.punch_ended(now)?;
+        let after = self.living();
+        let ended_of = |before: usize, after| {
+            u32::try_from(before.saturating_sub(after)).unwrap_or(u32::MAX)
+        };
+        Ok(AdminAnswer::Reloaded(Reloaded {
+            policy_serial: narrowing.serial,
+            ended,
+            needs_restart: shortened(narrowing.needs_restart),
+            links: ended_of(before.links, after.links),
+            sessions: ended_of(before.sessions, after.sessions),
+            pairings: ended_of(before.pairings, after.pairings),
+        }))
+    }
+
+    /// Whether both may come into force; in words why not.
+    fn judge_reload(&self, policy: &str, crl: &str) -> Result<Judged, String> {
+        for (text, most, what) in [
+            (policy, MAX_RELOAD_POLICY_BYTES, "policy"),
+            (crl, MAX_RELOAD_CRL_BYTES, "revocation list"),
+        ] {
+            if text.len() > most {
+                return Err(format!(
+                    "a {what} of more than {most} bytes needs a restart"
+                ));
+            }
+        }
+        let newer = sivshm_policy::compile("the policy", policy).map_err(|e| e.to_string())?;
+        let last = self.held.in_force.borrow().clone();
+        let in_order = last
+            .narrowing
+            .map_or(Ok(()), |last| last.followed_by(&newer));
+        let narrowing = in_order.and_then(|()| self.held.plan.narrowed_by(&newer));
+        let narrowing = narrowing.map_err(|error| error.to_string())?;
+        let wall = self.held.clock.wall();
+        let in_force = match last.credentials.with_crl(crl.as_bytes(), wall) {
+            Ok(credentials) => Some(InForce {
+                credentials,
+                narrowing: Some(narrowing.clone()),
+            }),
+            Err(CredentialError::Svid(IdentityFault::Revoked)) => None,
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(Judged {
+            narrowing,
+            in_force,
+        })
+    }
+
+    fn refuse_reload(&mut self, who: &str, reason: &str) -> Result<AdminAnswer, RunError> {
+        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+        self.audit.record(Entry {
+            event: Event::Admin,
+            decision: Decision::Deny,
+            blame: Blame::Policy,
+            who,
+            what: "reload of the policy and the revocation list",
+            reason: &reason,
+        })?;
+        Ok(AdminAnswer::Refused { reason })
+    }
+
+    /// Ends what a newer policy has no more, for good. Returns the names of the channels of this
+    /// VM that end by it now.
+    pub(super) fn narrow(
+        &mut self,
+        narrowing: &Narrowing,
+        now: Instant,
+    ) -> Result<Vec<String>, RunError> {
+        self.audit.record(Entry {
+            event: Event::Policy,
+            decision: Decision::Allow,
+            blame: Blame::Nobody,
+            who: &self.held.plan.device_id(self.vm).to_string(),
+            what: &format!(
+                "policy serial {} digest {}",
+                narrowing.serial, narrowing.digest
+            ),
+            reason: "it takes from the policy that runs and adds nothing",
+        })?;
+        let own: Vec<_> = self
+            .own_channels()
+            .map(|(at, channel)| (at, channel.name))
+            .collect();
+        let mut names = Vec::new();
+        for at in &narrowing.ended {
+            let own = own.iter().find(|(own, _)| own == at);
+            if let (true, Some((at, name))) = (self.lifetime.by_policy.insert(*at), own) {
+                self.end_for_good(*at, Reason::Policy, now)?;
+                names.push(name.as_str().to_owned());
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The first of what a restart would bring about, and how many more there are.
+fn shortened(mut all: Vec<String>) -> Vec<String> {
+    let more = all.len().saturating_sub(MAX_NAMED);
+    if more > 0 {
+        all.truncate(MAX_NAMED);
+        all.push(format!("and {more} more"));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_counted_and_a_short_one_is_not() {
+        let names = |count| vec!["x".to_owned(); count];
+        assert_eq!(shortened(names(MAX_NAMED)), names(MAX_NAMED));
+        let long = shortened(names(MAX_NAMED + 7));
+        assert_eq!(long.len(), MAX_NAMED + 1);
+        assert_eq!(long.last().unwrap(), "and 7 more");
+    }
+}
