@@ -2,42 +2,56 @@
 //!
 //! [`link_terms`] is the one function in which an authenticated peer meets the policy: no slice and
 //! no doorbell leaves for a peer, or is accepted from one, that it does not name.
-//! [`service_of`] and [`grants_of_end`] decide the same for a process of this VM's own guest.
+//! [`grants_of_pairing`] is the same for a service of this VM's own guest.
 
 use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime};
 
-use ring::digest::{SHA256, digest};
 use sivshm_abi::directory::SliceId;
 use sivshm_abi::frame::Facts;
-use sivshm_abi::grant::{Generation, Grant, GrantId, GrantPeer, RingId};
+use sivshm_abi::grant::{Generation, Grant, GrantId, GrantPeer, Part, RingId};
+use sivshm_handshake::service::{Agreement, OpenTerms, VerifiedService};
 use sivshm_handshake::wire::Contract;
-use sivshm_handshake::{Expected, LinkId, LinkTerms, VerifiedPeer};
-use sivshm_policy::plan::{Channel, ChannelIndex, Peer, Plan, PlannedGrant, Service, Vm, VmIndex};
+use sivshm_handshake::{Credentials, Expected, LinkTerms, VerifiedPeer};
+use sivshm_policy::plan::{
+    Channel, ChannelIndex, Peer, Plan, PlannedGrant, Range, Service, Vm, VmIndex,
+};
 use sivshm_sys::socket::PeerCredentials;
 
 use crate::args::Mode;
 use crate::held::Held;
 use crate::run::inventory::Inventory;
+use crate::run::mediation::Planned;
 use crate::run::outbox::Right;
 
-/// What a decision about a session may look at.
-#[derive(Clone, Copy, Debug)]
+/// What a decision about a session or a pairing looks at.
+#[derive(Clone, Debug)]
 pub struct Scope<'a> {
     /// The policy.
     pub plan: &'a Plan,
+    /// Its serial number in force.
+    pub serial: u64,
     /// The VM that is served.
     pub vm: &'a Vm,
     /// For each of the VM's peers, its link if grants may use it.
     pub links: &'a [Option<Link>],
+    /// The slices that the guest has: its own, and those of the peers that grants may use.
+    pub slices: &'a BTreeMap<SliceId, Generation>,
+    /// Random identifier of the host's boot.
+    pub host_boot: [u8; 16],
+    /// By which SVIDs are judged.
+    pub credentials: Credentials,
+    /// The time for SVIDs.
+    pub wall: SystemTime,
+    /// The time for everything else.
+    pub now: Instant,
 }
 
 /// An established link, as grants use it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Link {
     /// By which the guest rings the peer.
     pub ring: RingId,
-    /// The epoch of each channel with the peer, the same at both ends.
-    pub epochs: Vec<(ChannelIndex, u64)>,
 }
 
 /// Numbers of grants, none given out twice.
@@ -153,21 +167,6 @@ pub fn channels_between(
     })
 }
 
-/// The epoch of a channel over a link, the same at both ends.
-///
-/// A channel with one reader has a new one for each link. The readers of a channel with several
-/// share its data, so theirs changes with the writer's run, which each of them learns from its link.
-#[must_use]
-pub fn epoch(channel: &Channel, link: &LinkId, writer: [u8; 16]) -> u64 {
-    if channel.to.len() == 1 {
-        return link.epoch(channel.name);
-    }
-    let bytes = [&writer[..], &channel.name.to_field()].concat();
-    let digest = digest(&SHA256, &bytes);
-    let first = digest.as_ref().first_chunk().copied();
-    u64::from_le_bytes(first.unwrap_or_default()).max(1)
-}
-
 /// The one service of a VM that a process is, by what its guest kernel attests.
 #[must_use]
 pub fn service_of<'a>(vm: &'a Vm, facts: &Facts) -> Option<(usize, &'a Service)> {
@@ -180,27 +179,58 @@ pub fn service_of<'a>(vm: &'a Vm, facts: &Facts) -> Option<(usize, &'a Service)>
     })
 }
 
-/// All grants of a service's end of one channel, each with its index among the service's planned
-/// grants; none before every peer at the other ends is established.
+/// What both services of a pairing have to sign, as this side's policy has it; none while the slice
+/// is not known, because the peer that writes it is not established.
 #[must_use]
-pub fn grants_of_end(
+pub fn open_terms(scope: &Scope<'_>, pairing: &Planned) -> Option<OpenTerms> {
+    let at = pairing.id.channel;
+    let channel = scope.plan.channel(at)?;
+    let holds = |range: &Range| range.channel == at && range.part == Part::Data;
+    let mut slices = (0..).map(SliceId).zip(&scope.plan.slices);
+    let (slice, _) = slices.find(|(_, slice)| slice.ranges.iter().any(holds))?;
+    Some(OpenTerms {
+        trust_domain: scope.plan.trust_domain,
+        contract: Contract(scope.vm.peers.get(pairing.peer)?.contract.0),
+        serial: scope.serial,
+        channel: channel.name,
+        kind: channel.kind,
+        slice_generation: *scope.slices.get(&slice)?,
+        host_boot: scope.host_boot,
+        writer: pairing.writer,
+        reader: pairing.reader,
+    })
+}
+
+/// The grants of one end of a pairing, each with its index among the service's planned grants: what
+/// the policy plans for a service that proved who it is, over a link that is there, because both
+/// services agreed. A part that is granted already, to a writer with several readers, stays as it is.
+///
+/// None if anything of that does not fit; nothing is granted then.
+#[must_use]
+pub fn grants_of_pairing(
     scope: &Scope<'_>,
     service: &Service,
-    channel: ChannelIndex,
+    proof: &VerifiedService,
+    pairing: &Planned,
+    agreement: &Agreement,
+    idle: impl Fn(usize) -> bool,
     numbers: &mut Numbers,
 ) -> Option<Vec<(usize, Grant)>> {
-    let planned = || {
-        let all = service.grants.iter().enumerate();
-        all.filter(|(_, planned)| planned.channel == channel)
-    };
-    let links = planned()
-        .filter_map(|(_, planned)| planned.peer)
-        .map(|peer| scope.links.get(usize::from(peer))?.as_ref())
-        .collect::<Option<Vec<_>>>()?;
-    let epochs = links.first().map(|link| link.epochs.as_slice())?;
-    let (_, epoch) = *epochs.iter().find(|(of, _)| *of == channel)?;
-    planned()
-        .map(|(at, planned)| Some((at, grant(scope, planned, epoch, numbers.next()?)?)))
+    let channel = scope.plan.channel(pairing.id.channel)?;
+    let agreed = (agreement.channel(), agreement.writer(), agreement.reader());
+    let own = [pairing.writer, pairing.reader].contains(&proof.id());
+    if agreed != (channel.name, pairing.writer, pairing.reader) || !own {
+        return None;
+    }
+    let planned = service.grants.iter().enumerate();
+    let planned = planned.filter(|(at, planned)| pairing.id.has(planned) && idle(*at));
+    planned
+        .map(|(at, planned)| {
+            Some((
+                at,
+                grant(scope, planned, agreement.epoch(), numbers.next()?)?,
+            ))
+        })
         .collect()
 }
 
@@ -244,7 +274,6 @@ fn grant(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sivshm_abi::grant::Part;
     use sivshm_abi::name::VmName;
 
     const POLICY: &str = r#"
@@ -271,13 +300,6 @@ mod tests {
         size = "64KiB"
     "#;
 
-    fn link(ring: u16) -> Option<Link> {
-        Some(Link {
-            ring: RingId(ring),
-            epochs: vec![(ChannelIndex(0), 5)],
-        })
-    }
-
     #[test]
     fn a_process_is_a_service_only_by_all_of_its_facts() {
         let plan = sivshm_policy::compile("test", POLICY).unwrap();
@@ -301,37 +323,6 @@ mod tests {
         );
         assert!(!is_service("camera", facts(0, digest)), "not even root");
         assert!(is_service("screen-1", facts(1000, Some([0; 32]))));
-    }
-
-    #[test]
-    fn an_end_is_granted_as_a_whole_or_not_at_all() {
-        let plan = sivshm_policy::compile("test", POLICY).unwrap();
-        let vm = plan.vm(VmName::new("camera").unwrap()).unwrap().1;
-        let mut numbers = Numbers::new(Generation(9));
-        let mut end = |links: &[Option<Link>]| {
-            let scope = Scope {
-                plan: &plan,
-                vm,
-                links,
-            };
-            grants_of_end(&scope, &vm.services[0], ChannelIndex(0), &mut numbers)
-        };
-        assert_eq!(end(&[None, None]), None);
-        assert_eq!(end(&[link(2), None]), None, "one reader is missing");
-        let grants = end(&[link(2), link(3)]).unwrap();
-        let parts: Vec<_> = grants.iter().map(|(_, grant)| grant.part).collect();
-        assert_eq!(parts, [Part::Data, Part::Ack(0), Part::Ack(1)]);
-        assert!(
-            grants
-                .iter()
-                .all(|(_, grant)| grant.epoch == 5 && grant.readers == 2)
-        );
-        let rings: Vec<_> = grants
-            .iter()
-            .filter_map(|(_, grant)| grant.peer)
-            .map(|p| p.ring.0)
-            .collect();
-        assert_eq!(rings, [2, 3]);
     }
 
     #[test]

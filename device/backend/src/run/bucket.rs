@@ -45,6 +45,15 @@ impl TokenBucket {
         }
     }
 
+    /// When there is a token again, if nobody takes one before.
+    #[must_use]
+    pub fn next(&self) -> Instant {
+        match self.tokens {
+            0 => self.filled + self.interval,
+            _ => self.filled,
+        }
+    }
+
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled).as_nanos();
         let gained = passed / self.interval.as_nanos().max(1);
@@ -75,6 +84,18 @@ mod tests {
         assert!(!bucket.take(start));
         assert!(bucket.take(start + second));
         assert!(!bucket.take(start + second));
+    }
+
+    #[test]
+    fn an_empty_bucket_says_when_it_is_not() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut bucket = TokenBucket::new(1, second, start);
+        assert!(bucket.next() <= start);
+        assert!(bucket.take(start));
+        let next = bucket.next();
+        assert_eq!(next, start + second);
+        assert!(bucket.take(next));
     }
 
     #[test]

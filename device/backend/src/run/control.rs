@@ -70,22 +70,19 @@ impl<'h> Control<'h> {
         self.again = None;
     }
 
-    /// When [`Self::serve`] has something to do although nobody rang.
+    /// When [`Self::read`] or [`Self::write`] has something to do although nobody rang, or a session
+    /// has.
     #[must_use]
-    pub const fn deadline(&self) -> Option<Instant> {
-        self.again
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = [self.again, self.sessions.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// Serves the guest: some of its frames, and all frames for it that fit.
+    /// Reads some of the guest's frames.
     ///
     /// # Errors
     /// The audit failed. What the guest does wrong stops its rings and is no error.
-    pub fn serve(
-        &mut self,
-        scope: &Scope<'_>,
-        audit: &mut Audit<'_>,
-        now: Instant,
-    ) -> Result<(), AuditError> {
+    pub fn read(&mut self, scope: &Scope<'_>, audit: &mut Audit<'_>) -> Result<(), AuditError> {
         self.again = None;
         // Drained before the rings are read: what is produced later rings again.
         if let Err(error) = eventfd::drain(self.kick) {
@@ -94,9 +91,28 @@ impl<'h> Control<'h> {
         if self.stopped {
             return Ok(());
         }
-        let served = self
-            .receive(scope, audit, now)
-            .and_then(|()| self.flush(now));
+        let read = self.receive(scope, audit);
+        self.judge(read, audit, scope.now)
+    }
+
+    /// Hands frames to the guest as far as they fit, and rings it if there were any.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn write(&mut self, audit: &mut Audit<'_>, now: Instant) -> Result<(), AuditError> {
+        if self.stopped {
+            return Ok(());
+        }
+        let written = self.flush(now);
+        self.judge(written, audit, now)
+    }
+
+    fn judge(
+        &mut self,
+        served: Result<(), Fault>,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<(), AuditError> {
         match served {
             Ok(()) => Ok(()),
             Err(Fault::Audit(error)) => Err(error),
@@ -117,12 +133,8 @@ impl<'h> Control<'h> {
         }
     }
 
-    fn receive(
-        &mut self,
-        scope: &Scope<'_>,
-        audit: &mut Audit<'_>,
-        now: Instant,
-    ) -> Result<(), Fault> {
+    fn receive(&mut self, scope: &Scope<'_>, audit: &mut Audit<'_>) -> Result<(), Fault> {
+        let now = scope.now;
         let mut space = [0; LONGEST_PAYLOAD_BYTES];
         for _ in 0..MAX_FRAMES_PER_WAKE {
             if !self.sessions.ready() {
@@ -137,17 +149,17 @@ impl<'h> Control<'h> {
             let Some((session, payload)) = self.rings.receive(&mut space)? else {
                 return Ok(());
             };
-            self.sessions.receive(session, payload, scope, audit, now)?;
+            self.sessions.receive(session, payload, scope, audit)?;
         }
         self.again = Some(now);
         Ok(())
     }
 
-    /// Hands frames to the guest as far as they fit, and rings it if there were any.
     fn flush(&mut self, now: Instant) -> Result<(), Fault> {
+        self.sessions.pack();
         let mut sent = false;
-        while let Some((session, payload)) = self.sessions.outgoing.front() {
-            match self.rings.send(*session, payload) {
+        while let Some((session, frame)) = self.sessions.outgoing.front() {
+            match self.rings.send(*session, &frame.payload()) {
                 Ok(()) => {
                     self.sessions.outgoing.pop_front();
                     sent = true;

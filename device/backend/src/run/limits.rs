@@ -31,8 +31,7 @@ pub const OPENS_PER_SECOND: u32 = 16;
 /// Frames that may wait for the guest before no more of its own are read: each `OPEN` that is
 /// refused makes one, and each session has its credit under way in `DATA`. How many grants can wait
 /// is bounded by the policy.
-pub const MAX_WAITING_FRAMES: usize =
-    MAX_SESSIONS * (2 + SESSION_CREDIT_BYTES / MAX_DATA_BYTES);
+pub const MAX_WAITING_FRAMES: usize = MAX_SESSIONS * (2 + SESSION_CREDIT_BYTES / MAX_DATA_BYTES);
 
 /// Sessions of one service at a time that have not proved who they are: the live one's successor, and
 /// three restarts.

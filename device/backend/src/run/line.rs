@@ -102,7 +102,11 @@ impl<'h> LineConnection<'h> {
         }
         let before = self.line.len();
         self.line.extend_from_slice(bytes);
-        match bytes.iter().position(|byte| *byte == b'\n').map(|at| before + at) {
+        match bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map(|at| before + at)
+        {
             Some(end) if end + 1 == self.line.len() && end < self.max => {
                 self.heard = true;
                 self.line.truncate(end);

@@ -6,7 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
+use sivshm_abi::frame::Reason;
+use sivshm_abi::limits::MAX_GRANTS;
 use sivshm_abi::name::ChannelName;
+use sivshm_handshake::service::limits::MAX_SERVICE_MESSAGE_BYTES;
+use sivshm_handshake::service::wire::Message;
 use sivshm_handshake::{
     Action, Arrived, EventfdFacts, MemfdFacts, ObjectFacts, PeerHandshake, Refusal,
 };
@@ -18,9 +22,10 @@ use crate::run::limits::RIGHTS_AGAIN;
 use crate::run::outbox::{Flushed, Outbox, Overflow, Right};
 use crate::run::poller::{Interest, Poller, Source};
 
-/// Most bytes that may wait for a peer: the longest manifest (28 KiB), the messages around it, and
-/// a revocation of 64 bytes for each of 2048 channels.
-const MAX_WAITING_BYTES: usize = 256 * 1024;
+/// Most bytes that may wait for a peer: the longest manifest (28 KiB), the messages around it, a
+/// revocation of 64 bytes for each of 2048 channels, and a message of the service handshake for each
+/// pairing that a VM can have, since each takes two grants.
+const MAX_WAITING_BYTES: usize = 256 * 1024 + MAX_GRANTS / 2 * MAX_SERVICE_MESSAGE_BYTES;
 
 /// Bytes taken with one `recvmsg`: four TLS records of the greatest length.
 const RECEIVE_BYTES: usize = 64 * 1024;
@@ -43,6 +48,9 @@ pub enum LinkEnd {
     /// It does not read.
     #[error("peer: {0}")]
     Overflow(#[from] Overflow),
+    /// An SVID that the link stands on is not to be believed any more.
+    #[error("host: {}", .0.words())]
+    Over(Reason),
     /// It named a channel that is not between the two VMs.
     #[error("peer: it revoked the channel `{0}`, which it has no part in")]
     ForeignChannel(ChannelName),
@@ -69,6 +77,8 @@ pub struct Connection<'h> {
     machine: PeerHandshake<Right<'h>>,
     outbox: Outbox<'h>,
     again: Option<Instant>,
+    /// Why it has to end, found while something was said to the peer.
+    failed: Option<LinkEnd>,
     /// Who is at the other end, as the kernel says.
     pub who: PeerCredentials,
     /// When it began.
@@ -99,6 +109,7 @@ impl<'h> Connection<'h> {
             machine,
             outbox: Outbox::new(MAX_WAITING_BYTES),
             again: None,
+            failed: None,
             who,
             started: now,
             peer: None,
@@ -130,6 +141,9 @@ impl<'h> Connection<'h> {
     /// # Errors
     /// The connection has to end.
     pub fn on_time(&mut self, poller: &Poller, now: Instant) -> Result<(), LinkEnd> {
+        if let Some(end) = self.failed.take() {
+            return Err(end);
+        }
         self.machine.expired(now)?;
         if self.again.is_some_and(|at| at <= now) {
             self.flush(poller, now)?;
@@ -204,20 +218,24 @@ impl<'h> Connection<'h> {
     }
 
     /// Tells the peer, if the link is established, that a channel was revoked for good.
-    ///
-    /// # Errors
-    /// The connection has to end.
-    pub fn revoke(
-        &mut self,
-        channel: ChannelName,
-        poller: &Poller,
-        now: Instant,
-    ) -> Result<(), LinkEnd> {
-        if let Some(bytes) = self.machine.revoke(channel) {
-            self.send(bytes, Vec::new())?;
-            self.flush(poller, now)?;
+    pub fn revoke(&mut self, channel: ChannelName, poller: &Poller, now: Instant) {
+        let bytes = self.machine.revoke(channel);
+        self.tell(bytes, poller, now);
+    }
+
+    /// Passes a message of the service handshake, if the link is established.
+    pub fn pass(&mut self, message: &Message, poller: &Poller, now: Instant) {
+        let bytes = self.machine.pass(message);
+        self.tell(bytes, poller, now);
+    }
+
+    /// A peer that can't be told something misses it: [`Self::on_time`] ends the connection then.
+    fn tell(&mut self, bytes: Option<Vec<u8>>, poller: &Poller, now: Instant) {
+        let said = self.send(bytes.unwrap_or_default(), Vec::new());
+        if let Err(end) = said.and_then(|()| self.flush(poller, now)) {
+            self.failed = Some(end);
+            self.again = Some(now);
         }
-        Ok(())
     }
 
     /// Leaves in good order, as far as the socket takes it at once.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use sivshm_abi::directory::SliceId;
 use sivshm_abi::grant::{Generation, RingId};
 use sivshm_abi::name::{ChannelName, VmName};
+use sivshm_handshake::service::wire::Message;
 use sivshm_handshake::{Action, Blame as LinkBlame, PeerHandshake, VerifiedPeer};
 use sivshm_policy::plan::{ChannelIndex, Vm, VmIndex};
 use sivshm_sys::socket::{self, PeerCredentials};
@@ -31,7 +32,7 @@ use crate::run::poller::{ConnectionId, Poller, Source};
 use crate::vmm::port::FIRST_PEER;
 
 /// What the rest of the device process has to know.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum PeerEvent {
     /// The link with a peer is complete.
     Established(usize),
@@ -39,6 +40,8 @@ pub enum PeerEvent {
     Lost(usize, RingId),
     /// A peer's operator ended a channel between the two VMs.
     Revoke(usize, ChannelIndex),
+    /// A peer passed a message of the service handshake.
+    Said(usize, Box<Message>),
 }
 
 /// An established link.
@@ -51,8 +54,6 @@ pub struct PeerLink<'h> {
     pub ring: RingId,
     /// Identifier of the peer's run.
     pub instance: [u8; 16],
-    /// The epoch of each channel with the peer.
-    pub epochs: Vec<(ChannelIndex, u64)>,
     /// When it was established.
     pub since: Instant,
     /// From the connection to its establishment.
@@ -156,6 +157,13 @@ impl<'h> Peers<'h> {
             .filter_map(|link| link.slices.get(&id))
             .next()
             .cloned()
+    }
+
+    /// The slices that established peers gave.
+    pub fn generations(&self) -> impl Iterator<Item = (SliceId, Generation)> {
+        let links = self.slots.iter().filter_map(|slot| slot.link.as_ref());
+        let slices = links.flat_map(|link| &link.slices);
+        slices.map(|(id, (generation, _))| (*id, *generation))
     }
 
     /// When [`Self::on_time`] has something to do.
@@ -360,12 +368,39 @@ impl<'h> Peers<'h> {
 
     /// Tells a peer that a channel was revoked for good; one that is not there is told when it is.
     pub fn revoke(&mut self, peer: usize, channel: ChannelName, poller: &Poller, now: Instant) {
+        if let Some(connection) = self.established(peer) {
+            connection.revoke(channel, poller, now);
+        }
+    }
+
+    /// Passes a message of the service handshake to a peer; one that is not there misses it, and the
+    /// pairing with it.
+    pub fn pass(&mut self, peer: usize, message: &Message, poller: &Poller, now: Instant) {
+        if let Some(connection) = self.established(peer) {
+            connection.pass(message, poller, now);
+        }
+    }
+
+    fn established(&mut self, peer: usize) -> Option<&mut Connection<'h>> {
+        let link = self.slots.get(peer)?.link.as_ref()?;
+        self.connections.get_mut(&link.connection)
+    }
+
+    /// Ends the link with a peer, if there is one.
+    ///
+    /// # Errors
+    /// The audit failed.
+    pub fn end_link(
+        &mut self,
+        peer: usize,
+        why: &LinkEnd,
+        audit: &mut Audit<'_>,
+        now: Instant,
+    ) -> Result<Option<PeerEvent>, RunError> {
         let link = self.slots.get(peer).and_then(|slot| slot.link.as_ref());
-        let connection = link.and_then(|link| self.connections.get_mut(&link.connection));
-        let told = connection.map(|connection| connection.revoke(channel, poller, now));
-        if let Some(Err(error)) = told {
-            // The socket reports the same error to the loop, which ends the connection.
-            tracing::debug!(%error, "the peer could not be told of a revocation");
+        match link.map(|link| link.connection) {
+            Some(connection) => self.end(connection, why, audit, now),
+            None => Ok(None),
         }
     }
 

@@ -20,7 +20,8 @@ impl EventLoop<'_> {
             let mut ranges = planned.into_iter().flat_map(|planned| &planned.ranges);
             !self.lifetime.punched.contains(&slice.id)
                 && ranges.all(|range| {
-                    self.mediation.over(range.channel).is_some() && !sessions.holds(&scope, range.channel)
+                    self.mediation.over(range.channel).is_some()
+                        && !sessions.holds(&scope, range.channel)
                 })
         });
         let ended: Vec<SliceId> = ended.map(|slice| slice.id).collect();

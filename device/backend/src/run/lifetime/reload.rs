@@ -66,9 +66,8 @@ impl EventLoop<'_> {
         }
         self.punch_ended(now)?;
         let after = self.living();
-        let ended_of = |before: usize, after| {
-            u32::try_from(before.saturating_sub(after)).unwrap_or(u32::MAX)
-        };
+        let ended_of =
+            |before: usize, after| u32::try_from(before.saturating_sub(after)).unwrap_or(u32::MAX);
         Ok(AdminAnswer::Reloaded(Reloaded {
             policy_serial: narrowing.serial,
             ended,

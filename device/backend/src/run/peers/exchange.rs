@@ -99,7 +99,13 @@ impl<'h> Peers<'h> {
                     .map(|end| end.map(|()| Vec::new()));
             }
             Action::Revoke(channel) => self.revoked(id, channel).map(|event| events.push(event)),
-            Action::Service(_) => Ok(()),
+            Action::Service(message) => {
+                let said = connection
+                    .peer
+                    .map(|peer| PeerEvent::Said(peer, Box::new(message)));
+                events.extend(said);
+                Ok(())
+            }
             Action::Bye => Err(LinkEnd::Bye),
         };
         Ok(done.map(|()| Vec::new()))
@@ -188,26 +194,11 @@ impl<'h> Peers<'h> {
             ),
             reason: "SVID, user, boot, policy and descriptors are as planned",
         })?;
-        let writer = |vm| {
-            if vm == self.held.me {
-                self.held.instance
-            } else {
-                link.instance
-            }
-        };
-        let channels = admission::channels_between(&self.held.plan, self.held.me, Some(slot.vm));
-        let epochs = channels.map(|(at, channel)| {
-            (
-                at,
-                admission::epoch(channel, &link.link, writer(channel.from.vm)),
-            )
-        });
         slot.link = Some(PeerLink {
             connection: id,
             peer: link.peer,
             ring: self.next_ring,
             instance: link.instance,
-            epochs: epochs.collect(),
             since: now,
             handshake,
             doorbell,

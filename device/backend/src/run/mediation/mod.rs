@@ -1,0 +1,421 @@
+//! Mediation of the service handshake: what passes between the services of this VM and the device
+//! processes of the others, and what is granted for it (DESIGN section 9,
+//! `docs/service-handshake.md`).
+//!
+//! One state machine for each pairing of the policy and nothing else: memory is bounded by the plan.
+//! No input and no output: what is to be done comes back as [`Order`]s, to be carried out in their
+//! order. Each message is checked in exactly one place; what is not awaited is refused.
+
+mod pairing;
+mod reader;
+mod steps;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use sivshm_abi::frame::{Reason, SessionId};
+use sivshm_abi::grant::{Access, Part};
+use sivshm_abi::identity::{SpiffeId, Subject};
+use sivshm_handshake::service::wire::{
+    self, Content, Message, MessageType, RefusalReason, Role, ServiceRefusal,
+};
+use sivshm_handshake::service::{Agreement, OpenTerms, ServiceFault};
+use sivshm_policy::plan::{ChannelIndex, Plan, PlannedGrant, Vm};
+
+use crate::audit::{Blame, Decision};
+use crate::run::admission::{self, Scope};
+use crate::run::bucket::{TokenBucket, interval};
+use crate::run::limits::{SIGNED_AT_ONCE, SIGNED_PER_PAIRING, SIGNED_PER_SECOND};
+use crate::run::sessions::Said;
+pub use pairing::{Pairing, PairingId, Planned, needs_signature};
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Record this, before anything that follows.
+    Record(Note),
+    /// Tell a service of this VM.
+    Tell(SessionId, Message),
+    /// Pass to the device process of a peer.
+    Pass(usize, Message),
+    /// Grant this VM's end of a pairing to a session; [`Mediation::agreement`] says for what. If that
+    /// fails, what follows is not so: [`Mediation::not_installed`] has what is to be done instead.
+    Install(PairingId, SessionId),
+    /// Take back what a session was granted.
+    TakeBack(PairingId, SessionId, Reason),
+}
+
+/// What is to be recorded about a pairing.
+#[derive(Debug)]
+pub struct Note {
+    /// How it was decided.
+    pub decision: Decision,
+    /// Who is at fault, if it is a denial or an end.
+    pub blame: Blame,
+    /// The services.
+    pub who: String,
+    /// The channel.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What pairings have to know about grants and sessions.
+pub trait Gate {
+    /// Whether the guest has let go of everything that it was granted for a pairing and that has
+    /// been taken back.
+    fn settled(&self, scope: &Scope<'_>, pairing: &Planned) -> bool;
+    /// Which service of the VM a session has proved to be.
+    fn service(&self, session: SessionId) -> Option<usize>;
+}
+
+/// One of the two parties next to this device process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Party {
+    /// The service of this VM.
+    Service,
+    /// The peer's device process.
+    Peer,
+}
+
+/// What a step wants done.
+#[derive(Debug)]
+enum Act {
+    Tell(Content),
+    Pass(Content),
+    Install,
+}
+
+/// What a step looks at.
+#[derive(Debug)]
+struct Context<'a> {
+    scope: &'a Scope<'a>,
+    /// What kind of message it is about.
+    kind: MessageType,
+    /// What an `open` of the pairing has to say; none while the peer's slices are not known.
+    terms: Option<OpenTerms>,
+    /// The epoch of the channel's other pairings.
+    epoch: Option<u64>,
+}
+
+/// Why a message is refused.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Checked(#[from] ServiceFault),
+    #[error("{0}")]
+    Refused(RefusalReason),
+    #[error("`{0}` came when something else was awaited")]
+    OutOfTurn(MessageType),
+}
+
+impl From<RefusalReason> for Fault {
+    fn from(reason: RefusalReason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+impl Fault {
+    const fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Checked(fault) => fault.reason(),
+            Self::Refused(reason) => *reason,
+            Self::OutOfTurn(_) => RefusalReason::Protocol,
+        }
+    }
+}
+
+/// All pairings that this VM has a part in.
+#[derive(Debug)]
+pub struct Mediation {
+    device: SpiffeId,
+    pairings: BTreeMap<PairingId, Pairing>,
+    names: BTreeMap<wire::Pairing, PairingId>,
+    /// For each peer, how often it may make this process verify a signature.
+    signed: Vec<TokenBucket>,
+}
+
+impl Mediation {
+    /// The pairings of a VM's services.
+    #[must_use]
+    pub fn new(plan: &Plan, vm: &Vm, now: Instant) -> Self {
+        let device = plan.device_id(vm);
+        let mut pairings = BTreeMap::new();
+        for (service, planned) in vm.services.iter().enumerate() {
+            for grant in &planned.grants {
+                if let Some(planned) = plan_pairing(plan, device, service, grant) {
+                    pairings.insert(planned.id, Pairing::new(planned));
+                }
+            }
+        }
+        let names = pairings.values().map(|pairing: &Pairing| {
+            let planned = pairing.planned();
+            (planned.name, planned.id)
+        });
+        let signed = (0..vm.peers.len()).map(|peer| {
+            let with = pairings
+                .values()
+                .filter(|pairing| pairing.planned().peer == peer);
+            signed_bucket(with.count(), now)
+        });
+        Self {
+            device,
+            names: names.collect(),
+            signed: signed.collect(),
+            pairings,
+        }
+    }
+
+    /// Every pairing.
+    pub fn iter(&self) -> impl Iterator<Item = &Pairing> {
+        self.pairings.values()
+    }
+
+    /// The pairings of one channel.
+    pub fn of_channel(&self, channel: ChannelIndex) -> impl Iterator<Item = &Pairing> {
+        let all = PairingId { channel, reader: 0 }..=PairingId {
+            channel,
+            reader: u8::MAX,
+        };
+        self.pairings.range(all).map(|(_, pairing)| pairing)
+    }
+
+    /// What a pairing's grants stand on.
+    #[must_use]
+    pub fn agreement(&self, id: PairingId) -> Option<(&Planned, &Agreement)> {
+        let pairing = self.pairings.get(&id)?;
+        Some((pairing.planned(), &pairing.live()?.agreement))
+    }
+
+    /// Why a channel is never opened again by this process, if that is so.
+    #[must_use]
+    pub fn over(&self, channel: ChannelIndex) -> Option<Reason> {
+        self.of_channel(channel).find_map(Pairing::over)
+    }
+
+    /// When [`Self::on_time`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.pairings.values().filter_map(Pairing::deadline).min()
+    }
+
+    /// Ends what was not completed in time.
+    pub fn on_time(&mut self, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
+        let now = scope.now;
+        self.each(scope, gate, |pairing| pairing.on_time(now))
+    }
+
+    /// Something happened to a session.
+    pub fn on_said(&mut self, said: Said, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
+        match said {
+            Said::Message(session, message) => self.on_service(session, message, scope, gate),
+            Said::Closed(session) => self.each(scope, gate, |pairing| pairing.on_closed(session)),
+            Said::Gone => self.each(scope, gate, |pairing| pairing.leave(Reason::Closed)),
+            Said::LetGo(channel) => {
+                let of_channel = |pairing: &Pairing| pairing.planned().id.channel == channel;
+                self.some(scope, gate, of_channel, |_| Vec::new())
+            }
+        }
+    }
+
+    fn on_service(
+        &mut self,
+        session: SessionId,
+        message: Message,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+    ) -> Vec<Order> {
+        let id = self.names.get(&message.pairing).copied();
+        let context = id.map(|id| self.context(id, message.kind(), scope));
+        let pairing = id.and_then(|id| self.pairings.get_mut(&id));
+        match (pairing, context) {
+            (Some(pairing), Some(context))
+                if gate.service(session) == Some(pairing.planned().service) =>
+            {
+                let mut orders = pairing.on_service(session, message.content, &context);
+                orders.extend(pairing.advance(scope, gate));
+                orders
+            }
+            _ => vec![Order::Tell(session, self.no_such(message.pairing))],
+        }
+    }
+
+    /// A peer's device process has passed a message. It may speak about pairings with its own VM
+    /// only.
+    pub fn on_peer(
+        &mut self,
+        peer: usize,
+        message: Message,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+    ) -> Vec<Order> {
+        let id = self.names.get(&message.pairing).copied();
+        let context = id.map(|id| self.context(id, message.kind(), scope));
+        let pairing = id.and_then(|id| self.pairings.get_mut(&id));
+        match (pairing, context, self.signed.get_mut(peer)) {
+            (Some(pairing), Some(context), Some(signed)) if pairing.planned().peer == peer => {
+                let mut orders = pairing.on_peer(message.content, &context, signed);
+                orders.extend(pairing.advance(scope, gate));
+                orders
+            }
+            _ => self.foreign(peer, &message),
+        }
+    }
+
+    /// A message about a pairing that a peer has no part in: refused, unless it is a last word.
+    fn foreign(&self, peer: usize, message: &Message) -> Vec<Order> {
+        let note = Order::Record(Note {
+            decision: Decision::Deny,
+            blame: Blame::Peer,
+            who: format!("peer {peer}"),
+            what: format!("channel {}", message.pairing.channel),
+            reason: format!(
+                "`{}` about a pairing that it has no part in",
+                message.kind()
+            ),
+        });
+        match message.content {
+            Content::End(_) | Content::Refusal(_) => vec![note],
+            _ => vec![note, Order::Pass(peer, self.no_such(message.pairing))],
+        }
+    }
+
+    fn no_such(&self, pairing: wire::Pairing) -> Message {
+        let (by, reason) = (self.device, RefusalReason::Policy);
+        let content = Content::Refusal(ServiceRefusal { by, reason });
+        Message { pairing, content }
+    }
+
+    /// The link with a peer is gone.
+    pub fn unlink(&mut self, peer: usize, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
+        let with = |pairing: &Pairing| pairing.planned().peer == peer;
+        self.some(scope, gate, with, Pairing::unlink)
+    }
+
+    /// Links may have come: goes on with what waits for them.
+    pub fn advance(&mut self, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
+        self.each(scope, gate, |_| Vec::new())
+    }
+
+    /// What is to be done instead of an installation that failed.
+    pub fn not_installed(
+        &mut self,
+        id: PairingId,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+    ) -> Vec<Order> {
+        let this = |pairing: &Pairing| pairing.planned().id == id;
+        self.some(scope, gate, this, |p| p.interrupt(Reason::Incomplete))
+    }
+
+    /// Ends the pairings that `which` names, in whatever state they are; their services may open
+    /// them again.
+    pub fn end(
+        &mut self,
+        which: impl Fn(&Pairing) -> bool,
+        reason: Reason,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+    ) -> Vec<Order> {
+        self.some(scope, gate, which, |pairing| pairing.interrupt(reason))
+    }
+
+    /// Ends a channel for the life of this process.
+    pub fn end_for_good(
+        &mut self,
+        channel: ChannelIndex,
+        reason: Reason,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+    ) -> Vec<Order> {
+        let of_channel = |pairing: &Pairing| pairing.planned().id.channel == channel;
+        self.some(scope, gate, of_channel, |pairing| {
+            pairing.end_for_good(reason)
+        })
+    }
+
+    fn each(
+        &mut self,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+        act: impl Fn(&mut Pairing) -> Vec<Order>,
+    ) -> Vec<Order> {
+        self.some(scope, gate, |_| true, act)
+    }
+
+    fn some(
+        &mut self,
+        scope: &Scope<'_>,
+        gate: &impl Gate,
+        which: impl Fn(&Pairing) -> bool,
+        act: impl Fn(&mut Pairing) -> Vec<Order>,
+    ) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for pairing in self.pairings.values_mut().filter(|pairing| which(pairing)) {
+            orders.extend(act(pairing));
+            orders.extend(pairing.advance(scope, gate));
+        }
+        orders
+    }
+
+    fn context<'a>(&self, id: PairingId, kind: MessageType, scope: &'a Scope<'a>) -> Context<'a> {
+        let pairing = self.pairings.get(&id);
+        let others = self.of_channel(id.channel);
+        let mut others = others.filter(|other| other.planned().id != id);
+        Context {
+            scope,
+            kind,
+            terms: pairing.and_then(|pairing| admission::open_terms(scope, pairing.planned())),
+            epoch: others.find_map(Pairing::epoch),
+        }
+    }
+}
+
+/// Bounds the signatures that are verified for a service, or for a peer, with so many pairings.
+pub fn signed_bucket(pairings: usize, now: Instant) -> TokenBucket {
+    let pairings = u32::try_from(pairings).unwrap_or(u32::MAX);
+    let at_once = SIGNED_AT_ONCE.saturating_add(SIGNED_PER_PAIRING.saturating_mul(pairings));
+    TokenBucket::new(at_once, interval(SIGNED_PER_SECOND), now)
+}
+
+/// The pairing of a service's planned grant of an acknowledgement line: each pairing has one.
+fn plan_pairing(
+    plan: &Plan,
+    device: SpiffeId,
+    service: usize,
+    grant: &PlannedGrant,
+) -> Option<Planned> {
+    let Part::Ack(reader) = grant.part else {
+        return None;
+    };
+    let channel = plan.channel(grant.channel)?;
+    let id = |end: sivshm_policy::plan::ServiceRef| {
+        Some(SpiffeId {
+            domain: plan.trust_domain,
+            subject: Subject::Service(plan.vm_at(end.vm)?.name, end.service),
+        })
+    };
+    let reads = id(*channel.to.get(usize::from(reader))?)?;
+    Some(Planned {
+        id: PairingId {
+            channel: grant.channel,
+            reader,
+        },
+        name: wire::Pairing {
+            channel: channel.name,
+            reader: reads,
+        },
+        writer: id(channel.from)?,
+        reader: reads,
+        role: match grant.access {
+            Access::ReadWrite => Role::Reader,
+            Access::ReadOnly => Role::Writer,
+        },
+        service,
+        peer: usize::from(grant.peer?),
+        kind: channel.kind,
+        readers: u8::try_from(channel.to.len()).ok()?,
+        device,
+    })
+}
