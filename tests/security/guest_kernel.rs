@@ -39,7 +39,14 @@ mod tests {
     /// What the hostile kernel does after the job with the honest workers has begun, by boot: most
     /// make the device process stop reading, so each is the last of a boot.
     const BOOTS: [&[&str]; 5] = [
-        &["doorbells", "windows", "opens", "strays", "garbage"],
+        &[
+            "doorbells",
+            "windows",
+            "opens",
+            "strays",
+            "bytes",
+            "garbage",
+        ],
         &["hellos", "doorbells"],
         &["types", "doorbells"],
         &["lengths", "doorbells"],
@@ -294,6 +301,7 @@ insmod /lib/sivshm_hostile.ko || finish 90\n"
         };
         assert_eq!(counts("stopped"), 6);
         assert_eq!(counts("rang"), 5);
+        assert_eq!(counts("poured"), 1);
         assert_eq!(counts("lied"), 1);
     }
 

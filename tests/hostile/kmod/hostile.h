@@ -28,12 +28,16 @@
 
 /* Frames. */
 #define OPEN 1
+#define DATA 2
 #define GRANT 3
 #define REVOKE 4
 #define REVOKED 5
 #define CLOSE 6
+#define RING 7
 #define HELLO 8
 #define ABI_VERSION 1
+#define DATA_BYTES 2048
+#define CREDIT_BYTES 8192
 
 struct header {
 	__le32 length;
@@ -71,6 +75,7 @@ void rings_start(void);			/* says HELLO */
 void rings_settle(void);		/* rings once more, so that what was written is looked at */
 void attack_opens(void);
 void attack_strays(void);
+void attack_bytes(void);
 void attack_answers(void);
 void attack_hellos(void);
 void attack_twins(void);

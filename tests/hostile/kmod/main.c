@@ -28,6 +28,7 @@ static const struct {
 	{ "doorbells", attack_doorbells },
 	{ "opens", attack_opens },
 	{ "strays", attack_strays },
+	{ "bytes", attack_bytes },
 	{ "answers", attack_answers },
 	/* The device process reads no more frames after one of these. */
 	{ "hellos", attack_hellos },

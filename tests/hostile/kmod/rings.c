@@ -107,6 +107,13 @@ static void consume(void)
 	smp_store_release(word(GUEST_INDEXES + HEAD), received);
 }
 
+/* Says that everything from the host was read; it was not looked at. */
+static void skip(void)
+{
+	received = smp_load_acquire(word(HOST_INDEXES + TAIL));
+	consume();
+}
+
 void rings_start(void)
 {
 	sent = *word(GUEST_INDEXES + TAIL);
@@ -127,12 +134,11 @@ void attack_opens(void)
 
 	while (busy() && open_as(noise(), session))
 		session++;
-	received = smp_load_acquire(word(HOST_INDEXES + TAIL));
-	consume();
+	skip();
 	say("{\"event\":\"opened\",\"times\":%u}\n", session - 1000);
 }
 
-/* Ends of sessions and grants that there are none of. */
+/* Frames about sessions and grants that there are none of. */
 void attack_strays(void)
 {
 	u8 payload[12];
@@ -142,11 +148,33 @@ void attack_strays(void)
 	while (busy()) {
 		fill_with_noise(payload, sizeof(payload));
 		if (!frame(sizeof(payload), REVOKED, noise(), payload, sizeof(payload)) ||
+		    !frame(sizeof(payload), DATA, noise(), payload, sizeof(payload)) ||
+		    !frame(sizeof(__le32), RING, noise(), payload, sizeof(__le32)) ||
 		    !frame(sizeof(reason), CLOSE, noise(), &reason, sizeof(reason)))
 			break;
-		frames += 2;
+		frames += 4;
 	}
 	say("{\"event\":\"strayed\",\"frames\":%u}\n", frames);
+}
+
+/* Sessions that say what no service would, and more of it than they may. */
+void attack_bytes(void)
+{
+	static u8 payload[DATA_BYTES];
+	u32 session = 1000000, said;
+	__le32 credit;
+
+	while (busy() && open_as(SERVICE_USER, session)) {
+		for (said = 0; said <= CREDIT_BYTES; said += sizeof(payload)) {
+			fill_with_noise(payload, sizeof(payload));
+			frame(sizeof(payload), DATA, session, payload, sizeof(payload));
+		}
+		credit = cpu_to_le32(noise());
+		frame(sizeof(credit), RING, session, &credit, sizeof(credit));
+		skip();
+		session++;
+	}
+	say("{\"event\":\"poured\",\"sessions\":%u}\n", session - 1000000);
 }
 
 struct granted {
