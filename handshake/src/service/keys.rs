@@ -74,7 +74,7 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    fn derive(shared: &[u8], open: &Open, accept: &Accept) -> Option<Self> {
+    pub(super) fn derive(shared: &[u8], open: &Open, accept: &Accept) -> Option<Self> {
         let nonces = [open.body.nonce, accept.body.nonce].concat();
         let transcript = sha256(&[open.to_bytes(), accept.signed_bytes()].concat());
         let keys = Salt::new(HKDF_SHA256, &nonces).extract(shared);

@@ -22,6 +22,8 @@ mod keys;
 pub mod limits;
 mod session;
 mod sign;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 pub use check::{Agreement, CheckedAccept, CheckedOpen, OpenTerms, check_open};

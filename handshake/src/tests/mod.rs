@@ -4,4 +4,4 @@ pub(crate) mod certificates;
 mod chunking;
 mod exchange;
 mod impostors;
-mod world;
+pub(crate) mod world;

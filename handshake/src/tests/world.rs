@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// Stands for a descriptor: what the kernel would say about it.
-pub(super) type Fd = Rc<ObjectFacts>;
+pub(crate) type Fd = Rc<ObjectFacts>;
 
 /// A slice of 64 KiB times its number plus one, as its creator describes it.
-pub(super) fn slice(number: u32) -> SliceEntry {
+pub(crate) fn slice(number: u32) -> SliceEntry {
     SliceEntry {
         slice: SliceId(number),
         bytes: 65536 * (u64::from(number) + 1),
@@ -34,7 +34,7 @@ pub(super) fn slice(number: u32) -> SliceEntry {
 }
 
 /// The read-only re-open of a slice.
-pub(super) fn memfd(of: SliceEntry) -> MemfdFacts {
+pub(crate) fn memfd(of: SliceEntry) -> MemfdFacts {
     MemfdFacts {
         dev: of.dev,
         ino: of.ino,
@@ -47,7 +47,7 @@ pub(super) fn memfd(of: SliceEntry) -> MemfdFacts {
     }
 }
 
-pub(super) fn eventfd(id: u64) -> EventfdFacts {
+pub(crate) fn eventfd(id: u64) -> EventfdFacts {
     EventfdFacts {
         id,
         semaphore: false,
@@ -56,9 +56,9 @@ pub(super) fn eventfd(id: u64) -> EventfdFacts {
 }
 
 /// What a party gives: slices, then its doorbell.
-pub(super) struct Gift {
-    pub(super) slices: Vec<SliceEntry>,
-    pub(super) doorbell: u64,
+pub(crate) struct Gift {
+    pub(crate) slices: Vec<SliceEntry>,
+    pub(crate) doorbell: u64,
 }
 
 impl Gift {
@@ -86,7 +86,7 @@ impl Gift {
     }
 }
 
-pub(super) fn gifts() -> (Gift, Gift) {
+pub(crate) fn gifts() -> (Gift, Gift) {
     let dialer = Gift {
         slices: vec![slice(0)],
         doorbell: 50,
@@ -98,7 +98,7 @@ pub(super) fn gifts() -> (Gift, Gift) {
     (dialer, listener)
 }
 
-pub(super) fn terms(instance: u8, gives: &Gift, takes: &Gift) -> LinkTerms<Fd> {
+pub(crate) fn terms(instance: u8, gives: &Gift, takes: &Gift) -> LinkTerms<Fd> {
     LinkTerms {
         instance: [instance; 16],
         host_boot: [9; 16],
@@ -110,19 +110,19 @@ pub(super) fn terms(instance: u8, gives: &Gift, takes: &Gift) -> LinkTerms<Fd> {
 }
 
 /// A machine and the caller that drives it.
-pub(super) struct Party {
+pub(crate) struct Party {
     machine: Option<PeerHandshake<Fd>>,
     /// What `SO_PEERCRED` says about the other end.
-    pub(super) found: PeerUid,
+    pub(crate) found: PeerUid,
     /// What the plan says about it.
-    pub(super) planned: Option<PeerUid>,
-    pub(super) terms: Option<LinkTerms<Fd>>,
+    pub(crate) planned: Option<PeerUid>,
+    pub(crate) terms: Option<LinkTerms<Fd>>,
     /// Changes what this party sends as its copies.
-    pub(super) swap: fn(&mut Vec<Fd>),
+    pub(crate) swap: fn(&mut Vec<Fd>),
     rights_allowed: usize,
-    pub(super) link: Option<Established<Fd>>,
-    pub(super) refusal: Option<Refusal>,
-    pub(super) left: bool,
+    pub(crate) link: Option<Established<Fd>>,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) left: bool,
 }
 
 impl Party {
@@ -140,11 +140,11 @@ impl Party {
         }
     }
 
-    pub(super) fn machine(&mut self) -> &mut PeerHandshake<Fd> {
+    pub(crate) fn machine(&mut self) -> &mut PeerHandshake<Fd> {
         self.machine.as_mut().expect("the machine is over")
     }
 
-    pub(super) fn into_machine(self) -> PeerHandshake<Fd> {
+    pub(crate) fn into_machine(self) -> PeerHandshake<Fd> {
         self.machine.expect("the machine is over")
     }
 
@@ -198,10 +198,10 @@ impl Party {
 
 /// One direction of a socket.
 #[derive(Default)]
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     queue: VecDeque<(u8, Vec<Fd>)>,
     /// All bytes that ever went through.
-    pub(super) recorded: Vec<u8>,
+    pub(crate) recorded: Vec<u8>,
 }
 
 impl Pipe {
@@ -223,25 +223,25 @@ impl Pipe {
 }
 
 /// A dialer `a`, a listener `b`, and the socket between them.
-pub(super) struct World {
-    pub(super) dialer: Party,
-    pub(super) listener: Party,
-    pub(super) to_listener: Pipe,
-    pub(super) to_dialer: Pipe,
+pub(crate) struct World {
+    pub(crate) dialer: Party,
+    pub(crate) listener: Party,
+    pub(crate) to_listener: Pipe,
+    pub(crate) to_dialer: Pipe,
 }
 
 impl World {
-    pub(super) fn honest() -> Self {
+    pub(crate) fn honest() -> Self {
         let ca = Ca::new("car");
         Self::new(&ca.device("a"), &ca.device("b"))
     }
 
-    pub(super) fn new(dialer: &Credentials, listener: &Credentials) -> Self {
+    pub(crate) fn new(dialer: &Credentials, listener: &Credentials) -> Self {
         let (dials, listens) = gifts();
         Self::with_gifts(dialer, listener, &dials, &listens)
     }
 
-    pub(super) fn with_gifts(
+    pub(crate) fn with_gifts(
         dialer: &Credentials,
         listener: &Credentials,
         dials: &Gift,
@@ -263,12 +263,12 @@ impl World {
     }
 
     /// Moves bytes until none is left, as many at a time as `chunk` says.
-    pub(super) fn run(&mut self, chunk: impl FnMut() -> usize) -> &mut Self {
+    pub(crate) fn run(&mut self, chunk: impl FnMut() -> usize) -> &mut Self {
         self.run_with(chunk, |_| {})
     }
 
     /// The same, with somebody who changes what the dialer sends.
-    pub(super) fn run_with(
+    pub(crate) fn run_with(
         &mut self,
         mut chunk: impl FnMut() -> usize,
         mut tamper: impl FnMut(&mut [u8]),
@@ -286,20 +286,20 @@ impl World {
     }
 
     /// Runs a world that an impostor dials into, and gives what the listener says.
-    pub(super) fn listener_refuses(&mut self) -> Refusal {
+    pub(crate) fn listener_refuses(&mut self) -> Refusal {
         self.run(|| 4096);
         assert!(self.dialer.link.is_none() && self.listener.link.is_none());
         self.listener.refusal.take().expect("the listener accepted")
     }
 
     /// Runs a world that an impostor listens in, and gives what the dialer says.
-    pub(super) fn dialer_refuses(&mut self) -> Refusal {
+    pub(crate) fn dialer_refuses(&mut self) -> Refusal {
         self.run(|| 4096);
         assert!(self.dialer.link.is_none() && self.listener.link.is_none());
         self.dialer.refusal.take().expect("the dialer accepted")
     }
 
-    pub(super) fn assert_established(&mut self) -> (Established<Fd>, Established<Fd>) {
+    pub(crate) fn assert_established(&mut self) -> (Established<Fd>, Established<Fd>) {
         assert_eq!(self.dialer.refusal, None);
         assert_eq!(self.listener.refusal, None);
         assert_eq!(
