@@ -1,7 +1,10 @@
 /*
  * Sends every message of one region back through another: libsivshm from C.
  *
- *     echo IN OUT      reads channel IN, writes channel OUT; a message of no bytes ends it
+ *     echo IN OUT PEER [SERVICE]      reads channel IN, writes channel OUT, both shared with the
+ *                                     service PEER (VM/SERVICE); a message of no bytes ends it
+ *
+ * It is the service SERVICE, `echo` if none is given: /etc/sivshm/svc/SERVICE.pem and .key say so.
  *
  * Build, static, so that it runs in any guest:
  *
@@ -28,20 +31,23 @@ static void check(const char *what, int code)
 
 int main(int argc, char **argv)
 {
-	if (argc != 3) {
-		fprintf(stderr, "usage: %s IN OUT\n", argv[0]);
+	if (argc != 4 && argc != 5) {
+		fprintf(stderr, "usage: %s IN OUT PEER [SERVICE]\n", argv[0]);
 		return 2;
 	}
 
+	sivshm_identity *identity;
+	check("identity", sivshm_identity_named(argc == 5 ? argv[4] : "echo", &identity));
 	sivshm_session *session;
-	check("session", sivshm_session_open(NULL, &session));
+	check("session", sivshm_session_open(identity, NULL, &session));
+	sivshm_identity_free(identity);
 
+	const char *peers[] = { argv[3] };
+	const sivshm_open_options options = { .timeout_ms = TIMEOUT_MS };
 	sivshm_region_reader *in;
-	check(argv[1], sivshm_region_reader_open(session, argv[1], SIVSHM_WAIT_INTERRUPT,
-						 TIMEOUT_MS, &in));
+	check(argv[1], sivshm_region_reader_open(session, argv[1], peers, 1, &options, &in));
 	sivshm_region_writer *out;
-	check(argv[2], sivshm_region_writer_open(session, argv[2], SIVSHM_WAIT_INTERRUPT,
-						 TIMEOUT_MS, &out));
+	check(argv[2], sivshm_region_writer_open(session, argv[2], peers, 1, &options, &out));
 
 	/* No answer can be longer than OUT: one that is ends the program with an error. */
 	size_t capacity = sivshm_region_writer_capacity(out);

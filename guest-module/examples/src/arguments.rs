@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use sivshm::Wait;
+use sivshm::{Open, Wait};
 
 /// How and how long to wait.
 #[derive(Args, Clone, Copy, Debug)]
@@ -25,9 +25,7 @@ enum Mode {
 }
 
 impl Waiting {
-    /// How to wait.
-    #[must_use]
-    pub const fn wait(self) -> Wait {
+    const fn wait(self) -> Wait {
         match self.mode {
             Mode::Interrupt => Wait::Interrupt,
             Mode::Polling => Wait::Poll,
@@ -38,6 +36,13 @@ impl Waiting {
     #[must_use]
     pub const fn timeout(self) -> Duration {
         Duration::from_secs(self.timeout)
+    }
+
+    /// How to open a channel with the service `peer`.
+    #[must_use]
+    pub fn open(self, peer: &str) -> Open {
+        let options = Open::new().peer(peer);
+        options.wait(self.wait()).timeout(self.timeout())
     }
 }
 

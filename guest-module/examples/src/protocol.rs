@@ -19,6 +19,21 @@ pub fn result_channel(number: u16) -> String {
     format!("result-{number}")
 }
 
+/// Name of the service that maps, in any VM.
+pub const MAPPER: &str = "mapper";
+
+/// Name of the service that reduces, in every worker's VM.
+pub const REDUCER: &str = "reducer";
+
+/// The mapper as a reducer expects it.
+pub const MANAGER: &str = "manager/mapper";
+
+/// Worker `number`'s reducer as the mapper expects it.
+#[must_use]
+pub fn reducer(number: u16) -> String {
+    format!("{}/{REDUCER}", worker(number))
+}
+
 /// Name of worker `number`'s VM.
 #[must_use]
 pub fn worker(number: u16) -> String {

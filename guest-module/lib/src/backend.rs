@@ -1,4 +1,4 @@
-//! What a channel needs of the place where the program runs.
+//! What sessions and channels need of the place where the program runs.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -26,6 +26,17 @@ pub(crate) struct Status {
     pub(crate) changes: u64,
 }
 
+/// What the control thread sleeps for, besides [`Backend::wake`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    /// Bytes to read, and changes of the session. Of no use any more once the session has closed.
+    pub(crate) news: bool,
+    /// Room for bytes to write.
+    pub(crate) room: bool,
+    /// Longest sleep.
+    pub(crate) left: Option<Duration>,
+}
+
 /// One session: the guest's device file, or the gate of an attached process.
 pub(crate) trait Backend: Debug + Send + Sync {
     /// The state alone. Cheap: it is asked before many accesses.
@@ -34,9 +45,20 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// State and live grants.
     fn list(&self) -> Result<(Status, Vec<Granted>), Error>;
 
-    /// Sleeps until the session has changed since its count of changes was `seen`, or `left` has
-    /// passed. May return early.
-    fn wait_change(&self, seen: u64, left: Option<Duration>) -> Result<(), Error>;
+    /// Takes bytes that the device process has sent to the session: none if none are there, 0 once
+    /// the session has closed.
+    fn read(&self, to: &mut [u8]) -> Result<Option<usize>, Error>;
+
+    /// Gives bytes to the device process, as many as it takes now.
+    fn write(&self, from: &[u8]) -> Result<usize, Error>;
+
+    /// Sleeps until something that is awaited has come, or [`Self::wake`] was called since the sleep
+    /// before. May return early. The control thread's alone: where no kernel serves the session,
+    /// this does.
+    fn sleep(&self, awaited: Awaited) -> Result<(), Error>;
+
+    /// Ends the control thread's sleep, or its next one.
+    fn wake(&self);
 
     /// Maps a whole grant.
     fn map(&self, granted: &Granted) -> Result<Mapping, Error>;

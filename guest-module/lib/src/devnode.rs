@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +17,13 @@ use sivshm_abi::limits::GRANT_OFFSET_SHIFT;
 use sivshm_abi::uapi::{self, SessionState};
 use sivshm_abi::wire::{Malformed, NoSpace, Reader, Writer};
 
-use crate::backend::{Backend, Bell, Granted, Status};
+use crate::backend::{Awaited, Backend, Bell, Granted, Status};
+use crate::doorbell::Doorbell;
 use crate::error::Error;
 use crate::mapping::Mapping;
 
 /// Grants that a list has room for at first; a longer one is asked for again.
 const FIRST_CAPACITY: usize = 64;
-
-/// Pause after the device file was readable although nothing was new to the caller: a peer that
-/// has rung keeps it readable until somebody waits for that peer.
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// Longest sleep for a change: another thread of this process may have listed the change that the
-/// device file would have told of.
-const MAX_SLEEP: Duration = Duration::from_millis(100);
 
 /// `WAIT`'s timeout that never comes.
 const FOREVER: u32 = u32::MAX;
@@ -38,6 +32,8 @@ const FOREVER: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct DevNode {
     file: Arc<File>,
+    /// Ends the control thread's sleep.
+    woken: Doorbell,
 }
 
 impl DevNode {
@@ -60,10 +56,12 @@ impl DevNode {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
+            .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(refused)?;
         let session = Self {
             file: Arc::new(file),
+            woken: Doorbell::new().map_err(refused)?,
         };
         let mut version = [0; 4];
         ioctl(&session.file, READ, uapi::VERSION, &mut version)
@@ -116,18 +114,51 @@ impl Backend for DevNode {
         }
     }
 
-    fn wait_change(&self, _seen: u64, left: Option<Duration>) -> Result<(), Error> {
-        let sleep = left.map_or(MAX_SLEEP, |left| left.min(MAX_SLEEP));
-        let timeout = PollTimeout::try_from(sleep).unwrap_or(PollTimeout::ZERO);
-        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout) {
-            Ok(0) | Err(Errno::EINTR) => Ok(()),
-            Ok(_) => {
-                std::thread::sleep(PAUSE);
+    fn read(&self, to: &mut [u8]) -> Result<Option<usize>, Error> {
+        match nix::unistd::read(&*self.file, to) {
+            Ok(count) => Ok(Some(count)),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(errno) => Err(Error::host("read from the device process")(errno)),
+        }
+    }
+
+    fn write(&self, from: &[u8]) -> Result<usize, Error> {
+        match nix::unistd::write(&*self.file, from) {
+            Ok(count) => Ok(count),
+            // That the session has closed is what the next read says.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ESHUTDOWN) => Ok(0),
+            Err(errno) => Err(Error::host("write to the device process")(errno)),
+        }
+    }
+
+    fn sleep(&self, awaited: Awaited) -> Result<(), Error> {
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::POLLIN | PollFlags::POLLPRI, awaited.news);
+        events.set(PollFlags::POLLOUT, awaited.room);
+        let mut fds = [
+            PollFd::new(self.woken.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.file.as_fd(), events),
+        ];
+        let timeout = awaited.left.map_or(PollTimeout::NONE, |left| {
+            // Rounded up, so that the last sleep is not a busy loop.
+            let millis = left.as_micros().div_ceil(1000);
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        });
+        // A file of which nothing is awaited any more would be reported as closed all the same.
+        let count = if events.is_empty() { 1 } else { 2 };
+        let (fds, _) = fds.split_at_mut(count);
+        match poll(fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {
+                self.woken.hush();
                 Ok(())
             }
-            Err(errno) => Err(Error::host("wait for grants")(errno)),
+            Err(errno) => Err(Error::host("wait for the device process")(errno)),
         }
+    }
+
+    fn wake(&self) {
+        // An own eventfd can always be rung.
+        let _rung = self.woken.ring();
     }
 
     fn map(&self, granted: &Granted) -> Result<Mapping, Error> {

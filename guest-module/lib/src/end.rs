@@ -1,15 +1,28 @@
 //! What both ends of both kinds of channel share: grants, mappings, waiting and ringing.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use sivshm_abi::frame::Reason;
 use sivshm_abi::grant::{GrantId, Kind};
+use sivshm_abi::name::ChannelName;
+use sivshm_abi::uapi::SessionState;
+use sivshm_handshake::service::ChannelKeys;
+use sivshm_handshake::service::wire::Role;
 use sivshm_ring::Shared;
 use sivshm_ring::wake::Sleeper;
 
-use crate::backend::{Backend, Bell, Granted};
-use crate::error::Error;
+use crate::backend::{Bell, Granted};
+use crate::control::Control;
+use crate::desk::{Ticket, Wanted};
+use crate::error::{BadPeers, Error};
+use crate::found::Found;
+use crate::identity::service;
 use crate::mapping::Mapping;
+use crate::open::{Cancel, Open};
+use crate::session::Session;
 use crate::wait::{Deadline, Wait};
 
 /// Looks before a wait sleeps: some microseconds, about what going to sleep and being woken costs.
@@ -27,11 +40,61 @@ pub(crate) enum Look<T> {
     WaitFor(usize),
 }
 
+/// What a session holds of a channel as long as the caller has an end of it: dropping it closes the
+/// channel's pairings.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    control: Arc<Control>,
+    channel: ChannelName,
+    ticket: Ticket,
+    wait: Wait,
+    cancel: Cancel,
+}
+
+impl Hold {
+    /// Orders that a channel be opened.
+    pub(crate) fn new(
+        role: Option<Role>,
+        session: &Session,
+        channel: ChannelName,
+        options: &Open,
+    ) -> Result<Self, Error> {
+        let peers = options.peers.iter().map(|peer| service(peer, session.id));
+        let peers = peers.collect::<Result<BTreeSet<_>, _>>()?;
+        if peers.is_empty() {
+            return Err(Error::Peers(BadPeers::None));
+        }
+        let control = Arc::clone(&session.control);
+        let wanted = Wanted {
+            channel,
+            peers,
+            role,
+            integrity: options.integrity,
+        };
+        Ok(Self {
+            ticket: control.desk.want(&wanted),
+            control,
+            channel,
+            wait: options.wait,
+            cancel: options.cancel.clone(),
+        })
+    }
+
+    fn await_open(&self, deadline: Deadline) -> Result<Found, Error> {
+        let desk = &self.control.desk;
+        desk.await_open(self.channel, self.ticket, &self.cancel, deadline)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.control.desk.release(self.channel, self.ticket);
+    }
+}
+
 /// One end of a channel: its grants are live, or were.
 #[derive(Debug)]
 pub(crate) struct End {
-    backend: Arc<dyn Backend>,
-    wait: Wait,
     /// The grants that the end consists of.
     grants: Vec<GrantId>,
     /// The grants whose peers can be rung and heard; a peer's number is its index.
@@ -39,36 +102,61 @@ pub(crate) struct End {
     bells: Vec<Box<dyn Bell>>,
     /// The session's count of changes when the grants were last known to stand.
     changes: u64,
+    /// Of each pairing, which one the end was built on.
+    counts: Vec<u64>,
+    /// What every call answers since the end was found to have ended.
+    revoked: Option<Option<Reason>>,
+    pub(crate) channel: ChannelName,
     pub(crate) kind: Kind,
     pub(crate) epoch: u64,
+    /// What the two services have agreed on for the data, until it is taken.
+    pub(crate) keys: Option<ChannelKeys>,
     data: Mapping,
     lines: Vec<Mapping>,
+    hold: Arc<Hold>,
 }
 
 impl End {
+    /// Waits until everybody has agreed, and takes the end.
+    pub(crate) fn open(hold: Hold, deadline: Deadline) -> Result<(Role, Self), Error> {
+        let found = hold.await_open(deadline)?;
+        Ok((found.role, Self::new(Arc::new(hold), found)?))
+    }
+
     /// Maps the channel's range and its lines, in the order of their readers.
-    pub(crate) fn new(
-        backend: Arc<dyn Backend>,
-        wait: Wait,
-        changes: u64,
-        data: &Granted,
-        lines: &[Granted],
-    ) -> Result<Self, Error> {
+    fn new(hold: Arc<Hold>, found: Found) -> Result<Self, Error> {
+        let backend = &*hold.control.desk.backend;
+        let Found { data, lines, .. } = &found;
         let map = |granted: &Granted| backend.map(granted);
         let bell = |granted: &Granted| backend.bell(&granted.grant);
         let id = |granted: &Granted| granted.grant.id;
         Ok(Self {
-            wait,
             grants: lines.iter().chain([data]).map(id).collect(),
             peers: lines.iter().map(id).collect(),
             bells: lines.iter().map(bell).collect::<Result<_, _>>()?,
-            changes,
-            kind: data.grant.kind,
-            epoch: data.grant.epoch,
             data: map(data)?,
             lines: lines.iter().map(map).collect::<Result<_, _>>()?,
-            backend,
+            changes: found.changes,
+            counts: found.counts,
+            revoked: None,
+            channel: hold.channel,
+            kind: found.kind,
+            epoch: found.epoch,
+            keys: found.keys,
+            hold,
         })
+    }
+
+    /// The end of the channel's next pairings, in place of one that has ended; none if it stands.
+    pub(crate) fn renew(&mut self, timeout: Duration) -> Result<Option<Self>, Error> {
+        match self.check() {
+            Ok(()) => Ok(None),
+            Err(Error::Revoked(_)) => {
+                let found = self.hold.await_open(Deadline::after(timeout))?;
+                Self::new(Arc::clone(&self.hold), found).map(Some)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The channel's range.
@@ -81,16 +169,33 @@ impl End {
         self.lines.iter().map(Mapping::shared)
     }
 
-    /// Whether the grants still stand.
+    /// Whether the pairings and their grants still stand. Once they do not, they never do again.
     ///
     /// # Errors
-    /// [`Error::Revoked`] if not.
+    /// [`Error::Revoked`], [`Error::Ended`], [`Error::Handshake`].
     pub(crate) fn check(&mut self) -> Result<(), Error> {
-        let status = self.backend.status()?;
+        if let Some(reason) = self.revoked {
+            return Err(Error::Revoked(reason));
+        }
+        let outcome = self.look();
+        if let Err(Error::Revoked(reason)) = outcome {
+            self.revoked = Some(reason);
+        }
+        outcome
+    }
+
+    fn look(&mut self) -> Result<(), Error> {
+        let desk = &self.hold.control.desk;
+        desk.check(self.hold.channel, self.hold.ticket, &self.counts)?;
+        let status = desk.backend.status()?;
         if status.changes == self.changes {
             return Ok(());
         }
-        let (status, granted) = self.backend.list()?;
+        let (status, granted) = desk.backend.list()?;
+        desk.has_changed(status);
+        if status.state == SessionState::Closed {
+            return Err(Error::Ended(status.reason));
+        }
         let stands = |id: &GrantId| granted.iter().any(|granted| granted.grant.id == *id);
         if !self.grants.iter().all(stands) {
             return Err(Error::Revoked(status.reason));
@@ -104,7 +209,7 @@ impl End {
         let Some(grant) = self.peers.get(peer) else {
             return Ok(());
         };
-        match self.backend.ring(*grant) {
+        match self.hold.control.desk.backend.ring(*grant) {
             Err(Error::Revoked(None)) => Err(self.revoked()),
             outcome => outcome,
         }
@@ -130,7 +235,7 @@ impl End {
         what: &'static str,
         look: &mut impl FnMut() -> Result<Look<T>, Error>,
     ) -> Result<T, Error> {
-        match self.wait {
+        match self.hold.wait {
             Wait::Poll => loop {
                 for _ in 0..LOOKS_PER_CHECK {
                     if let Look::Found(found) = look()? {

@@ -1,16 +1,20 @@
-//! libsivshm: channels of shared memory between services in different VMs (DESIGN section 11).
+//! libsivshm: channels of shared memory between services in different VMs (DESIGN sections 9 and 11).
 //!
-//! A program opens a [`Session`] and takes its end of a channel by the channel's name; what it gets
-//! follows from the policy and from what its kernel attests about it, not from anything it says.
+//! A program loads the [`Identity`] of its service, opens a [`Session`] with it, and opens its ends of
+//! channels by name, saying whom it expects at the other end. A channel opens when both services have
+//! proved to each other who they are, both device processes have found that the policy allows it, and
+//! both gates have been told.
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use sivshm::{Session, Wait};
+//! use sivshm::{Identity, Open, Session};
 //!
 //! # fn main() -> Result<(), sivshm::Error> {
-//! let session = Session::open()?;
+//! let identity = Identity::named("reducer")?;
+//! let session = Session::open(&identity)?;
 //! let timeout = Duration::from_secs(10);
-//! let mut jobs = session.region_reader("job-1", Wait::Interrupt, timeout)?;
+//! let options = Open::new().peer("manager/mapper").timeout(timeout);
+//! let mut jobs = session.region_reader("job-1", &options)?;
 //! let message = jobs.wait(timeout)?;
 //! let mut bytes = vec![0; message.length];
 //! jobs.copy_out(message, 0, &mut bytes)?;
@@ -20,8 +24,16 @@
 //! ```
 //!
 //! The same program runs in a guest, over `/dev/sivshm`, and in a host process that stands in for
-//! a VM (`sivshm run VM --attach`), where the environment says what was granted and the guest's
-//! gate runs in-process.
+//! a VM (`sivshm run VM --attach --service NAME`), where the environment says what was granted and the
+//! guest's gate runs in-process.
+//!
+//! # Who says what to whom
+//!
+//! A thread of the session ("sivshm-control") does all of it: TLS with this VM's device process, and
+//! through that the signed `open`, `accept` and `confirm` with each peer's service. It sleeps unless
+//! something has come. The key stays in this process. A device process says which ranges an end consists
+//! of, but is not believed about who is at the other end: that is the peer's signature, and only grants of
+//! the epoch that both services have signed are used.
 //!
 //! # What a peer can do
 //!
@@ -29,31 +41,56 @@
 //! they are used ([`Error::Peer`]), and a peer may stop at any time, so that every wait has a
 //! timeout. What the bytes *mean* is for the program to check, after it has copied them out.
 //!
-//! # When a grant ends
+//! # When a channel ends
 //!
-//! Every call that waits, and every call on a region, first asks whether the channel's grants
-//! still stand, and fails with [`Error::Revoked`] if not. A grant may end between that question and
-//! the access: in a guest the kernel then answers the access with `SIGBUS`, in this process and in
-//! no other. A program that must survive this handles the signal or keeps the channel in a child.
-//! In an attached process the pages are replaced by empty ones instead.
+//! A channel ends when either service closes it, leaves or restarts, when an SVID that it stands on ends or
+//! is withdrawn, when the operator or a newer policy takes it away, or when a VM is gone. From then on every
+//! call that waits, and every call on a region, fails with [`Error::Revoked`] and the reason. Unless this
+//! service or the policy has ended it, the session shakes hands again by itself as soon as the other end is
+//! back: `renew` on the end waits for that and takes up the new epoch. With several readers, a writer's end
+//! ends with the first of them, and its renewal goes on in the same epoch.
+//!
+//! A grant may end between the question whether it stands and the access: in a guest the kernel then answers
+//! the access with `SIGBUS`, in this process and in no other. A program that must survive this handles the
+//! signal or keeps the channel in a child. In an attached process the pages are replaced by empty ones
+//! instead.
 
 mod attached;
 mod backend;
 pub mod capi;
+mod channel;
+mod control;
+mod desk;
 mod devnode;
+mod doorbell;
 mod end;
 mod error;
+mod found;
+mod identity;
+pub mod integrity;
 mod mapping;
+mod open;
 mod region;
 mod ring;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wait;
 
-pub use error::Error;
+pub use channel::Channel;
+pub use error::{BadPeers, Error, Party};
+pub use identity::Identity;
+pub use integrity::Loan;
+pub use open::{Cancel, Open};
 pub use region::{RegionReader, RegionWriter};
-pub use ring::{Consumer, Loan, Producer};
+pub use ring::{Consumer, Producer};
 pub use session::Session;
+pub use sivshm_abi::frame::Reason;
+pub use sivshm_abi::grant::Integrity;
+pub use sivshm_abi::identity::SpiffeId;
+pub use sivshm_handshake::service::ServiceFault;
+pub use sivshm_handshake::service::wire::{RefusalReason, Role, ServiceRefusal};
 pub use sivshm_ring::line::Fault;
 pub use sivshm_ring::region::Message;
-pub use sivshm_ring::slots::Received;
+pub use sivshm_ring::slots::{IntegrityFault, Received};
 pub use wait::Wait;

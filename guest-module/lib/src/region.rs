@@ -28,6 +28,25 @@ impl RegionWriter {
         Ok(Self { core, end })
     }
 
+    /// Waits for the channel's next epoch, if this end was revoked; else does nothing. The library
+    /// shakes hands again by itself, with fresh keys, and this takes up what came of it.
+    ///
+    /// # Errors
+    /// As [`Channel::open`](crate::Channel::open).
+    pub fn renew(&mut self, timeout: Duration) -> Result<(), Error> {
+        if let Some(end) = self.end.renew(timeout)? {
+            *self = Self::new(end)?;
+        }
+        Ok(())
+    }
+
+    /// Number of this pairing of the channel's ends; another one after a renewal, unless the channel
+    /// has several readers and it was one of them that came back.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.end.epoch
+    }
+
     /// Bytes that a message can have.
     #[must_use]
     pub const fn capacity(&self) -> usize {
@@ -98,6 +117,23 @@ impl RegionReader {
         let line = end.lines().next().ok_or(Error::Revoked(None))?;
         let core = Reader::join(end.data(), line, end.epoch)?;
         Ok(Self { core, end })
+    }
+
+    /// Waits for the channel's next epoch, as [`RegionWriter::renew`].
+    ///
+    /// # Errors
+    /// As [`Channel::open`](crate::Channel::open).
+    pub fn renew(&mut self, timeout: Duration) -> Result<(), Error> {
+        if let Some(end) = self.end.renew(timeout)? {
+            *self = Self::new(end)?;
+        }
+        Ok(())
+    }
+
+    /// Number of this pairing of the channel's ends; another one after a renewal.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.end.epoch
     }
 
     /// Waits for a message that was not acknowledged yet.

@@ -7,11 +7,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use serde_json::{Value, json};
-use sivshm::{Error, RegionReader, RegionWriter, Session};
+use sivshm::{Error, Identity, RegionReader, RegionWriter, Session};
 use sivshm_examples::arguments::Waiting;
-use sivshm_examples::protocol::{job_channel, result_channel};
+use sivshm_examples::protocol::{MANAGER, MAPPER, REDUCER, job_channel, reducer, result_channel};
 
 /// Bytes of a message: for how many nanoseconds its sender held the one that it answers.
 const MESSAGE_BYTES: usize = 8;
@@ -55,7 +55,8 @@ struct Ends {
 
 /// Runs the end that measures.
 pub fn ping(args: &PingArgs) -> Result<Value> {
-    let mut ends = Ends::open(&job_channel(1), &result_channel(1), args.pace)?;
+    let (job, result) = (job_channel(1), result_channel(1));
+    let mut ends = Ends::open(MAPPER, &job, &result, &reducer(1), args.pace)?;
     let mut trip = || -> Result<f64> {
         ends.pause();
         let start = Instant::now();
@@ -81,7 +82,8 @@ pub fn ping(args: &PingArgs) -> Result<Value> {
 
 /// Runs the end that answers.
 pub fn pong(args: &PongArgs) -> Result<Value> {
-    let mut ends = Ends::open(&result_channel(1), &job_channel(1), args.pace)?;
+    let (job, result) = (job_channel(1), result_channel(1));
+    let mut ends = Ends::open(REDUCER, &result, &job, MANAGER, args.pace)?;
     let mut rounds = 0;
     while ends.receive()?.is_some() {
         let since = Instant::now();
@@ -94,12 +96,18 @@ pub fn pong(args: &PongArgs) -> Result<Value> {
 }
 
 impl Ends {
-    fn open(out: &str, back: &str, pace: Pace) -> Result<Self> {
-        let (wait, timeout) = (pace.waiting.wait(), pace.waiting.timeout());
-        let session = Session::open()?;
+    fn open(service: &str, out: &str, back: &str, peer: &str, pace: Pace) -> Result<Self> {
+        let options = pace.waiting.open(peer);
+        let session = Session::open(&Identity::named(service)?)?;
+        // Both at once: the other end begins with the other one.
+        let (out, back) = std::thread::scope(|scope| {
+            let back = scope.spawn(|| session.region_reader(back, &options));
+            (session.region_writer(out, &options), back.join())
+        });
+        let back = back.map_err(|_| anyhow!("the opening of a channel has panicked"))?;
         Ok(Self {
-            out: session.region_writer(out, wait, timeout)?,
-            back: session.region_reader(back, wait, timeout)?,
+            out: out?,
+            back: back?,
             pace,
         })
     }

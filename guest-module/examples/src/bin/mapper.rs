@@ -1,7 +1,7 @@
 //! The manager of the counting job: gives the stripes of a file to workers and adds their answers.
 //!
-//! Prints lines of JSON: `progress` now and then, and one `result`. Exit code 0 after that, 1 on
-//! failure, 2 on wrong usage.
+//! Prints lines of JSON: `opened` for each channel, `progress` now and then, and one `result`. Exit
+//! code 0 after that, 1 on failure, 2 on wrong usage.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde::Serialize;
-use sivshm::{Error, RegionReader, RegionWriter, Session};
+use sivshm::{Error, Identity, RegionReader, RegionWriter, Session};
 use sivshm_examples::arguments::{Waiting, byte};
 use sivshm_examples::failure::{Failure, report};
 use sivshm_examples::protocol::{
-    Answer, HEADER_BYTES, header, job_channel, result_channel, worker,
+    Answer, HEADER_BYTES, MAPPER, header, job_channel, reducer, result_channel, worker,
 };
 
 /// Bytes read and copied into a slice at a time.
@@ -40,6 +40,9 @@ struct Args {
     /// Number of workers: `job-1` and `result-1` are the first one's channels
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
+    /// Name of this service, whose SVID and key are taken
+    #[arg(long, value_name = "SERVICE", default_value = MAPPER)]
+    identity: String,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -69,6 +72,11 @@ struct Part {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
+    /// A channel is usable, so long after the mapper has begun to open it.
+    Opened {
+        channel: &'a str,
+        microseconds: u64,
+    },
     Progress {
         bytes: u64,
     },
@@ -99,7 +107,9 @@ fn map(args: &Args) -> Result<(), Failure> {
         None => file.metadata().map_err(Failure::Input)?.len(),
     };
     let mut input = file.take(total);
-    let session = Session::open().map_err(Failure::on("no session"))?;
+    let session = Identity::named(&args.identity)
+        .and_then(|identity| Session::open(&identity))
+        .map_err(Failure::on("no session"))?;
     let mut workers = (1..=args.workers)
         .map(|number| Worker::new(&session, number, args.waiting))
         .collect::<Result<Vec<_>, _>>()?;
@@ -138,18 +148,22 @@ fn map(args: &Args) -> Result<(), Failure> {
 
 impl Worker {
     fn new(session: &Session, number: u16, waiting: Waiting) -> Result<Self, Failure> {
-        let (wait, timeout) = (waiting.wait(), waiting.timeout());
-        let (job, result) = (job_channel(number), result_channel(number));
-        let jobs =
-            (session.region_writer(&job, wait, timeout)).map_err(Failure::on(job.as_str()))?;
+        let options = waiting.open(&reducer(number));
+        let jobs = opened(&job_channel(number), |channel| {
+            session.region_writer(channel, &options)
+        })?;
         if jobs.capacity() <= HEADER_BYTES {
-            return Err(Failure::Peer(format!("the policy has no room in {job}")));
+            let worker = worker(number);
+            return Err(Failure::Peer(format!(
+                "the policy has no room for {worker}"
+            )));
         }
+        let results = opened(&result_channel(number), |channel| {
+            session.region_reader(channel, &options)
+        })?;
         Ok(Self {
             jobs,
-            results: session
-                .region_reader(&result, wait, timeout)
-                .map_err(Failure::on(result))?,
+            results,
             busy: None,
             part: Part {
                 name: worker(number),
@@ -248,6 +262,18 @@ impl Worker {
             Err(error) => Err(Failure::on(format!("can't end {}", self.part.name))(error)),
         }
     }
+}
+
+/// Opens a channel and prints how long that took.
+fn opened<T>(channel: &str, open: impl FnOnce(&str) -> Result<T, Error>) -> Result<T, Failure> {
+    let start = Instant::now();
+    let end = open(channel).map_err(Failure::on(channel))?;
+    Event::Opened {
+        channel,
+        microseconds: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+    }
+    .print()?;
+    Ok(end)
 }
 
 /// Prints a line for each step of the input.

@@ -8,12 +8,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
-use sivshm::{Error, RegionReader, Session};
+use sivshm::{Error, Identity, RegionReader, Session};
 use sivshm_examples::arguments::Waiting;
 use sivshm_examples::count::count;
 use sivshm_examples::failure::{Failure, report};
 use sivshm_examples::protocol::{
-    Answer, CHUNK_BYTES, HEADER_BYTES, job_channel, result_channel, worker,
+    Answer, CHUNK_BYTES, HEADER_BYTES, MANAGER, REDUCER, job_channel, result_channel, worker,
 };
 
 /// Counts a byte in the stripes that a mapper gives.
@@ -22,6 +22,9 @@ struct Args {
     /// Number of this worker: it uses the channels `job-N` and `result-N`
     #[arg(long, value_name = "N")]
     index: u16,
+    /// Name of this service, whose SVID and key are taken
+    #[arg(long, value_name = "SERVICE", default_value = REDUCER)]
+    identity: String,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -39,14 +42,16 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> Result<(), Failure> {
-    let (wait, timeout) = (args.waiting.wait(), args.waiting.timeout());
+    let (options, timeout) = (args.waiting.open(MANAGER), args.waiting.timeout());
     let (job, result) = (job_channel(args.index), result_channel(args.index));
-    let session = Session::open().map_err(Failure::on("no session"))?;
+    let session = Identity::named(&args.identity)
+        .and_then(|identity| Session::open(&identity))
+        .map_err(Failure::on("no session"))?;
     let mut jobs = session
-        .region_reader(&job, wait, timeout)
+        .region_reader(&job, &options)
         .map_err(Failure::on(job.as_str()))?;
     let mut results = session
-        .region_writer(&result, wait, timeout)
+        .region_writer(&result, &options)
         .map_err(Failure::on(result.as_str()))?;
     let mut total = Total::default();
     let mut buffer = vec![0; CHUNK_BYTES];

@@ -1,11 +1,10 @@
-//! The gate of an attached process, and the thread that serves it: what the kernel module's shim
-//! is in a guest.
+//! The gate of an attached process, and how the control thread serves it: what the kernel module's
+//! shim is in a guest.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sivshm_abi::control::CONTROL_BYTES;
@@ -13,8 +12,10 @@ use sivshm_abi::frame::{Facts, SessionId};
 use sivshm_abi::grant::{Access, RingId};
 use sivshm_gate::{Caller, Effect, Errno, Files, Gate, Listing, Mm, Owner, Slot, WindowNumber};
 
-use super::bell::{Doorbell, Ears};
+use super::bell::Ears;
 use super::port::Port;
+use crate::backend::Awaited;
+use crate::doorbell::Doorbell;
 use crate::mapping::{Area, Mapping, check_file};
 
 /// Identities of this process's address space and of its table of files: it has one of each.
@@ -26,16 +27,18 @@ const OWNER: Owner = Owner {
 /// How soon frames that did not fit the ring are tried again.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Gate, port and windows, shared by the callers and the thread.
+/// Gate, port and windows, shared by the callers and the control thread.
 #[derive(Debug)]
 pub(crate) struct Control {
     state: Mutex<State>,
-    /// Wakes those who wait for the session's state or list.
-    news: Condvar,
-    /// Rung at the same times, for those who wait for a peer.
+    /// Rung when the session's state or list has changed, for those who wait for a peer.
     pub(crate) changed: Doorbell,
-    /// Wakes the thread to end.
-    quit: Doorbell,
+    /// Ends the control thread's sleep.
+    woken: Doorbell,
+    /// What the control thread listens to while the session lives.
+    all: Ears,
+    /// And afterwards.
+    own: Ears,
 }
 
 /// What the lock protects.
@@ -48,7 +51,8 @@ pub(crate) struct State {
     port: Port,
     /// What is mapped of which slot.
     areas: Vec<(Slot, Weak<Area>)>,
-    closing: bool,
+    /// Whether the control thread was woken since its last sleep.
+    woken: bool,
     /// The gate refers to it: dropped after it.
     _memory: Mapping,
 }
@@ -68,7 +72,7 @@ impl Control {
         let file = port.memory.take().ok_or(io::ErrorKind::InvalidData)?;
         check_file(&file, CONTROL_BYTES)?;
         let memory = Mapping::new(&file, 0, CONTROL_BYTES, Access::ReadWrite)?;
-        let mut gate = Box::new(Gate::new());
+        let mut gate = Box::<Gate>::default();
         gate.attach(memory.shared(), random()?).map_err(refused)?;
         let vectors = gate.directory().map_or(0, |head| usize::from(head.vectors));
         port.hear_until(|port| port.vectors.len() >= vectors)?;
@@ -79,7 +83,14 @@ impl Control {
             files.push(file);
         }
         let session = gate.open(OWNER, facts).map_err(refused)?;
+        let woken = Doorbell::new()?;
+        let control_vector = port.vectors.first().ok_or(io::ErrorKind::InvalidData)?;
+        let all = Ears::new(&[control_vector, &woken])?.and_file(&port)?;
         let control = Self {
+            changed: Doorbell::new()?,
+            own: Ears::new(&[&woken])?,
+            all,
+            woken,
             state: Mutex::new(State {
                 gate,
                 vectors: std::mem::take(&mut port.vectors),
@@ -87,29 +98,12 @@ impl Control {
                 session,
                 port,
                 areas: Vec::new(),
-                closing: false,
+                woken: false,
                 _memory: memory,
             }),
-            news: Condvar::new(),
-            changed: Doorbell::new()?,
-            quit: Doorbell::new()?,
         };
         control.carry_out(&mut control.lock());
         Ok(control)
-    }
-
-    /// Starts the thread that answers the device process, until it closes the port or
-    /// [`Self::close`] is called.
-    pub(crate) fn start(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
-        let ears = {
-            let state = self.lock();
-            let control_vector = state.vectors.first().ok_or(io::ErrorKind::InvalidData)?;
-            Ears::new(&[control_vector, &self.quit])?.and_file(&state.port)?
-        };
-        let control = Arc::clone(self);
-        std::thread::Builder::new()
-            .name("sivshm-control".to_owned())
-            .spawn(move || control.serve(&ears))
     }
 
     /// The state. A caller that panicked has left nothing half done: each change is one call of
@@ -118,59 +112,56 @@ impl Control {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until the session has changed since its count of changes was `seen`.
-    pub(crate) fn wait_change(&self, seen: u64, left: Option<Duration>) {
-        let same = |state: &mut State| state.list().is_ok_and(|listing| listing.changes == seen);
-        let state = self.lock();
-        // Whatever has woken the caller, it looks for itself.
-        match left {
-            Some(left) => drop(self.news.wait_timeout_while(state, left, same)),
-            None => drop(self.news.wait_while(state, same)),
-        }
+    /// Ends the control thread's sleep, or its next one.
+    pub(crate) fn wake(&self) {
+        self.lock().woken = true;
+        // An own eventfd can always be rung.
+        let _rung = self.woken.ring();
     }
 
-    /// Ends the session, tells the device process, and has the thread end.
+    /// Ends the session and tells the device process.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         let session = state.session;
         state.gate.close(session, OWNER.files);
         state.gate.release(session);
         self.carry_out(&mut state);
-        state.closing = true;
-        drop(state);
-        // The thread ends at the latest when the device process closes the port.
-        let _rung = self.quit.ring();
     }
 
-    /// The thread.
-    fn serve(&self, ears: &Ears) {
+    /// Serves the gate until something that is awaited has come, or somebody has called
+    /// [`Self::wake`].
+    pub(crate) fn sleep(&self, awaited: Awaited) -> io::Result<()> {
         loop {
             let owed = {
                 let mut state = self.lock();
-                let open = state.hear_port();
-                if !open {
-                    state.gate.detach();
-                }
-                while state.gate.receive() {
-                    self.carry_out(&mut state);
-                }
-                self.carry_out(&mut state);
-                if !open || state.closing {
-                    return;
+                self.serve(&mut state);
+                if std::mem::take(&mut state.woken) || state.has(awaited) {
+                    return Ok(());
                 }
                 state.gate.frames_owed()
             };
-            if ears.listen(owed.then_some(RETRY)).is_err() {
-                let mut state = self.lock();
-                state.gate.detach();
-                self.carry_out(&mut state);
-                return;
+            // A port that the device process has closed would be heard for ever.
+            let ears = if awaited.news { &self.all } else { &self.own };
+            match (owed, awaited.left) {
+                (true, _) => ears.listen(Some(RETRY))?,
+                (false, left) => return ears.listen(left),
             }
         }
     }
 
+    /// Takes in what the device process has said, and does what follows.
+    fn serve(&self, state: &mut State) {
+        if !state.hear_port() {
+            state.gate.detach();
+        }
+        while state.gate.receive() {
+            self.carry_out(state);
+        }
+        self.carry_out(state);
+    }
+
     /// Does what the gate asks for.
-    fn carry_out(&self, state: &mut State) {
+    pub(crate) fn carry_out(&self, state: &mut State) {
         while let Some(effect) = state.gate.next_effect() {
             match effect {
                 // Pages that could not be taken away are not reported as gone: the device process
@@ -180,9 +171,8 @@ impl Control {
                         state.gate.unmapped(slot);
                     }
                 }
+                // An own eventfd can always be rung.
                 Effect::Wake => {
-                    self.news.notify_all();
-                    // An own eventfd can always be rung.
                     let _rung = self.changed.ring();
                 }
                 // The host's doorbell comes first in the set-up; if the device process has left,
@@ -209,6 +199,14 @@ impl State {
     /// The session's state.
     pub(crate) fn list(&mut self) -> Result<Listing, Errno> {
         self.gate.list(self.caller())
+    }
+
+    /// Whether something that is awaited is there.
+    fn has(&self, awaited: Awaited) -> bool {
+        // A session that can't be asked has ended, which is news.
+        (self.gate.readiness(self.caller())).map_or(awaited.news, |ready| {
+            awaited.news && (ready.data || ready.changed) || awaited.room && ready.room
+        })
     }
 
     /// Rings a peer, or the device process.

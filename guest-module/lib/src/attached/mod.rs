@@ -1,8 +1,8 @@
 //! A host process that stands in for a VM (`sivshm run VM --attach`, DESIGN section 15).
 //!
-//! What a guest kernel does is done in-process: the same gate decides, a thread carries out what
-//! it asks for, and what the process may map are the descriptors that it inherited. I4 is not
-//! provided: nothing keeps this process from mapping a window whole.
+//! What a guest kernel does is done in-process: the same gate decides, the control thread carries
+//! out what it asks for, and what the process may map are the descriptors that it inherited. I4 is
+//! not provided: nothing keeps this process from mapping a window whole.
 
 mod bell;
 mod control;
@@ -12,22 +12,20 @@ mod port;
 #[cfg(test)]
 mod tests;
 
-use std::io;
-use std::os::fd::AsFd as _;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-
 use sivshm_abi::grant::{Grant, GrantId};
 use sivshm_abi::limits::GRANT_OFFSET_SHIFT;
 use sivshm_gate::{Errno, Slot, Wanted};
+use std::io;
+use std::os::fd::AsFd as _;
 
-use crate::backend::{Backend, Bell, Granted, Status};
+use crate::backend::{Awaited, Backend, Bell, Granted, Status};
 use crate::error::Error;
 use crate::mapping::Mapping;
 use bell::Ears;
 use control::Control;
 use environment::Environment;
+
+pub(crate) use environment::identity;
 
 /// Environment variable that says what an attached process was given: JSON of
 /// [`environment::Environment`].
@@ -36,8 +34,7 @@ pub(crate) const ATTACH_VARIABLE: &str = "SIVSHM_ATTACH";
 /// The session of an attached process. There is one at a time: it holds the VM's only port.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    control: Arc<Control>,
-    thread: Option<JoinHandle<()>>,
+    control: Control,
 }
 
 impl Attached {
@@ -63,23 +60,13 @@ impl Attached {
         let control = Control::new(port, environment.windows, facts).map_err(refused(
             "the device process gave another VM's port or windows",
         ))?;
-        let control = Arc::new(control);
-        let thread = control
-            .start()
-            .map_err(refused("no thread could be started"))?;
-        Ok(Self {
-            control,
-            thread: Some(thread),
-        })
+        Ok(Self { control })
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
         self.control.close();
-        if let Some(thread) = self.thread.take() {
-            let _ended = thread.join();
-        }
     }
 }
 
@@ -107,9 +94,39 @@ impl Backend for Attached {
         Ok((status(&listing), granted))
     }
 
-    fn wait_change(&self, seen: u64, left: Option<Duration>) -> Result<(), Error> {
-        self.control.wait_change(seen, left);
-        Ok(())
+    fn read(&self, to: &mut [u8]) -> Result<Option<usize>, Error> {
+        let mut state = self.control.lock();
+        let caller = state.caller();
+        let outcome = state.gate.read(caller, to);
+        // Credit is due for what was read.
+        self.control.carry_out(&mut state);
+        match outcome {
+            Ok(count) => Ok(Some(count)),
+            Err(Errno::NotYet) => Ok(None),
+            Err(Errno::Ended) => Ok(Some(0)),
+            Err(errno) => Err(refusal("read from the device process")(errno)),
+        }
+    }
+
+    fn write(&self, from: &[u8]) -> Result<usize, Error> {
+        let mut state = self.control.lock();
+        let caller = state.caller();
+        let outcome = state.gate.write(caller, from);
+        self.control.carry_out(&mut state);
+        match outcome {
+            Ok(count) => Ok(count),
+            // That the session has closed is what the next read says.
+            Err(Errno::NotYet | Errno::Ended) => Ok(0),
+            Err(errno) => Err(refusal("write to the device process")(errno)),
+        }
+    }
+
+    fn sleep(&self, awaited: Awaited) -> Result<(), Error> {
+        (self.control.sleep(awaited)).map_err(Error::host("wait for the device process"))
+    }
+
+    fn wake(&self) {
+        self.control.wake();
     }
 
     fn map(&self, granted: &Granted) -> Result<Mapping, Error> {

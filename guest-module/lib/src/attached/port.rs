@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use sivshm_abi::grant::RingId;
 
-use super::bell::Doorbell;
+use crate::doorbell::Doorbell;
 
 /// Bytes of a message.
 const MESSAGE_BYTES: usize = 8;

@@ -11,6 +11,8 @@
     reason = "these are the names that a C program sees"
 )]
 
+pub mod channel;
+pub mod identity;
 pub mod region;
 pub mod ring;
 
@@ -19,7 +21,8 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Error, Session, Wait};
+use crate::{Error, Party, Session};
+use identity::sivshm_identity;
 
 /// Success.
 pub const SIVSHM_OK: c_int = 0;
@@ -27,7 +30,7 @@ pub const SIVSHM_OK: c_int = 0;
 pub const SIVSHM_OPEN: c_int = -1;
 /// The session has ended; open a new one.
 pub const SIVSHM_ENDED: c_int = -2;
-/// The channel was revoked; open it again, or end.
+/// The channel was revoked; renew the end, or close it.
 pub const SIVSHM_REVOKED: c_int = -3;
 /// Time is up.
 pub const SIVSHM_TIMEOUT: c_int = -4;
@@ -39,13 +42,26 @@ pub const SIVSHM_OUTRUN: c_int = -6;
 pub const SIVSHM_TOO_LONG: c_int = -7;
 /// The host failed.
 pub const SIVSHM_HOST: c_int = -8;
-/// An argument is null, no text, no channel name, or not of this kind of channel.
+/// An argument is null, no text, no name, or not of this end of the channel.
 pub const SIVSHM_ARGUMENT: c_int = -9;
-
-/// As `wait`: sleep until the peer rings.
-pub const SIVSHM_WAIT_INTERRUPT: c_int = 0;
-/// As `wait`: look again and again.
-pub const SIVSHM_WAIT_POLL: c_int = 1;
+/// The identity can't be used.
+pub const SIVSHM_IDENTITY: c_int = -10;
+/// The handshake with this VM's device process failed.
+pub const SIVSHM_HANDSHAKE: c_int = -11;
+/// This VM's device process refuses the channel.
+pub const SIVSHM_REFUSED_BY_OWN_DEVICE: c_int = -12;
+/// The device process of the VM at the other end refuses the channel.
+pub const SIVSHM_REFUSED_BY_PEER_DEVICE: c_int = -13;
+/// The service at the other end refuses the channel.
+pub const SIVSHM_REFUSED_BY_PEER: c_int = -14;
+/// The library refuses the channel: the others do not offer what was asked for.
+pub const SIVSHM_REFUSED_HERE: c_int = -15;
+/// The opening was cancelled.
+pub const SIVSHM_CANCELLED: c_int = -16;
+/// A slot is not the next one of the producer's; the following call goes on behind it.
+pub const SIVSHM_BROKEN: c_int = -17;
+/// The channel's key can't be used; open the channel again.
+pub const SIVSHM_KEY: c_int = -18;
 
 /// As `timeout_ms`: wait for ever.
 pub const SIVSHM_FOREVER: u32 = u32::MAX;
@@ -80,7 +96,18 @@ impl Failed {
                 Error::Outrun => SIVSHM_OUTRUN,
                 Error::TooLong { .. } => SIVSHM_TOO_LONG,
                 Error::Host { .. } => SIVSHM_HOST,
-                Error::Name(_) | Error::Kind(_) => SIVSHM_ARGUMENT,
+                Error::Identity { .. } => SIVSHM_IDENTITY,
+                Error::Handshake(_) => SIVSHM_HANDSHAKE,
+                Error::Refused { by, .. } => match by {
+                    Party::Own => SIVSHM_REFUSED_HERE,
+                    Party::OwnDevice => SIVSHM_REFUSED_BY_OWN_DEVICE,
+                    Party::PeerDevice => SIVSHM_REFUSED_BY_PEER_DEVICE,
+                    Party::Peer => SIVSHM_REFUSED_BY_PEER,
+                },
+                Error::Integrity(_) => SIVSHM_BROKEN,
+                Error::Key(_) => SIVSHM_KEY,
+                Error::Cancelled => SIVSHM_CANCELLED,
+                Error::Name(_) | Error::Peers(_) | Error::Kind(_) => SIVSHM_ARGUMENT,
             },
             Self::Argument(_) => SIVSHM_ARGUMENT,
         }
@@ -134,6 +161,13 @@ unsafe fn handle<'a, T>(pointer: *mut T) -> Result<&'a mut T, Failed> {
 }
 
 /// # Safety
+/// Null, or a pointer to a live `T` that nobody changes for `'a`.
+unsafe fn shared<'a, T>(pointer: *const T) -> Result<&'a T, Failed> {
+    // SAFETY: as the caller promises; null is answered by `None`.
+    unsafe { pointer.as_ref() }.ok_or(Failed::Argument("a handle or an input is null"))
+}
+
+/// # Safety
 /// Null, or a pointer to a string that ends with a zero byte and does not change for `'a`.
 unsafe fn text<'a>(pointer: *const c_char) -> Result<&'a str, Failed> {
     if pointer.is_null() {
@@ -167,14 +201,6 @@ unsafe fn output<'a>(pointer: *mut c_void, length: usize) -> Result<&'a mut [u8]
     }
 }
 
-fn wait(wait: c_int) -> Result<Wait, Failed> {
-    match wait {
-        SIVSHM_WAIT_INTERRUPT => Ok(Wait::Interrupt),
-        SIVSHM_WAIT_POLL => Ok(Wait::Poll),
-        _ => Err(Failed::Argument("wait is neither interrupt nor poll")),
-    }
-}
-
 fn timeout(timeout_ms: u32) -> Duration {
     match timeout_ms {
         SIVSHM_FOREVER => Duration::MAX,
@@ -182,23 +208,25 @@ fn timeout(timeout_ms: u32) -> Duration {
     }
 }
 
-/// Opens a session: at `path`, or where this program runs if `path` is null.
+/// Opens a session for a service: at `path`, or where this program runs if `path` is null. The identity
+/// may be freed afterwards.
 ///
 /// # Safety
-/// `path` is null or a string. `*session` is writable.
+/// `identity` is a live identity; `path` is null or a string; `*session` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sivshm_session_open(
+    identity: *const sivshm_identity,
     path: *const c_char,
     session: *mut *mut sivshm_session,
 ) -> c_int {
     run(|| {
         // SAFETY: the caller's promise, word for word.
-        let out = unsafe { handle(session) }?;
+        let (identity, out) = unsafe { (shared(identity)?, handle(session)?) };
         let opened = if path.is_null() {
-            Session::open()?
+            Session::open(&identity.0)?
         } else {
             // SAFETY: the caller's promise, word for word.
-            Session::open_device(Path::new(unsafe { text(path) }?))?
+            Session::open_device(&identity.0, Path::new(unsafe { text(path) }?))?
         };
         *out = Box::into_raw(Box::new(sivshm_session(opened)));
         Ok(())
@@ -215,27 +243,6 @@ pub unsafe extern "C" fn sivshm_session_close(session: *mut sivshm_session) {
     unsafe { close(session) };
 }
 
-/// Takes an end of a channel.
-///
-/// # Safety
-/// `session` is a live session; `channel` is a string; `*end` is writable.
-unsafe fn open_end<T>(
-    session: *mut sivshm_session,
-    channel: *const c_char,
-    wait: c_int,
-    timeout_ms: u32,
-    end: *mut *mut T,
-    take: impl FnOnce(&Session, &str, Wait, Duration) -> Result<T, Error>,
-) -> c_int {
-    run(|| {
-        // SAFETY: the caller's promise, word for word.
-        let (session, channel, out) = unsafe { (handle(session)?, text(channel)?, handle(end)?) };
-        let taken = take(&session.0, channel, self::wait(wait)?, timeout(timeout_ms))?;
-        *out = Box::into_raw(Box::new(taken));
-        Ok(())
-    })
-}
-
 /// Frees what a handle stands for.
 ///
 /// # Safety
@@ -250,6 +257,7 @@ unsafe fn close<T>(handle: *mut T) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::{Ca, service};
 
     /// The words of the last failure.
     fn words() -> String {
@@ -260,18 +268,44 @@ mod tests {
 
     #[test]
     fn nulls_and_bad_paths_are_refused_in_words() {
-        let mut session = std::ptr::null_mut();
+        let (mut identity, mut session) = (std::ptr::null_mut(), std::ptr::null_mut());
         assert_eq!(words(), "");
+        let (nobody, path) = (std::ptr::null(), std::ptr::null());
         // SAFETY: null is allowed to be passed, and is refused.
-        let code = unsafe { sivshm_session_open(std::ptr::null(), std::ptr::null_mut()) };
+        let code = unsafe { sivshm_session_open(nobody, path, &raw mut session) };
         assert_eq!(code, SIVSHM_ARGUMENT);
+
+        let nowhere = c"/nonexistent/svid.pem".as_ptr();
+        let crl = std::ptr::null();
+        // SAFETY: the paths are strings, `identity` is writable.
+        let code = unsafe {
+            identity::sivshm_identity_load(nowhere, nowhere, nowhere, crl, &raw mut identity)
+        };
+        assert_eq!(code, SIVSHM_IDENTITY);
+        assert!(words().contains("/nonexistent/svid.pem"), "{}", words());
+        assert!(identity.is_null());
+
+        let folder = tempfile::tempdir().unwrap();
+        let leaf = Ca::new().issue(service("manager", "mapper"));
+        let files = leaf.write(folder.path(), "mapper");
+        let [svid, key, bundle] =
+            files.map(|path| CString::new(path.into_os_string().into_encoded_bytes()).unwrap());
+        // SAFETY: as before.
+        let code = unsafe {
+            let [svid, key, bundle] = [&svid, &key, &bundle].map(|path| path.as_ptr());
+            identity::sivshm_identity_load(svid, key, bundle, crl, &raw mut identity)
+        };
+        assert_eq!(code, SIVSHM_OK, "{}", words());
         let path = c"/nonexistent/sivshm".as_ptr();
-        // SAFETY: `path` is a string, `session` is writable.
-        let code = unsafe { sivshm_session_open(path, &raw mut session) };
+        // SAFETY: `identity` is live, `path` is a string, `session` is writable.
+        let code = unsafe { sivshm_session_open(identity, path, &raw mut session) };
         assert_eq!(code, SIVSHM_OPEN);
         assert!(words().contains("load the sivshm module"), "{}", words());
         assert!(session.is_null());
-        // SAFETY: null is allowed.
-        unsafe { sivshm_session_close(session) };
+        // SAFETY: null is allowed, and the identity is not used again.
+        unsafe {
+            sivshm_session_close(session);
+            identity::sivshm_identity_free(identity);
+        }
     }
 }

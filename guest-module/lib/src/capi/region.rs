@@ -10,16 +10,17 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::{close, handle, input, open_end, output, run, sivshm_session, timeout};
+use super::channel::{Request, open_end, sivshm_open_options};
+use super::{close, handle, input, output, run, sivshm_session, timeout};
 use crate::{Message, RegionReader, RegionWriter};
 
 /// The writing end of a region.
 #[derive(Debug)]
-pub struct sivshm_region_writer(RegionWriter);
+pub struct sivshm_region_writer(pub(super) RegionWriter);
 
 /// The reading end of a region.
 #[derive(Debug)]
-pub struct sivshm_region_reader(RegionReader);
+pub struct sivshm_region_reader(pub(super) RegionReader);
 
 /// A message found in a region.
 #[repr(C)]
@@ -40,22 +41,30 @@ impl From<sivshm_message> for Message {
     }
 }
 
-/// Takes the writing end of a region, once every reader's VM is there.
+/// Opens the writing end of a region, as `sivshm_channel_open`.
 ///
 /// # Safety
-/// `session` is a live session; `channel` is a string; `*writer` is writable.
+/// As `sivshm_channel_open`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sivshm_region_writer_open(
-    session: *mut sivshm_session,
+    session: *const sivshm_session,
     channel: *const c_char,
-    wait: c_int,
-    timeout_ms: u32,
+    peers: *const *const c_char,
+    count: usize,
+    options: *const sivshm_open_options,
     writer: *mut *mut sivshm_region_writer,
 ) -> c_int {
+    let request = Request {
+        session,
+        channel,
+        peers,
+        count,
+        options,
+    };
     // SAFETY: the caller's promise, word for word.
     unsafe {
-        open_end(session, channel, wait, timeout_ms, writer, |s, c, w, t| {
-            s.region_writer(c, w, t).map(sivshm_region_writer)
+        open_end(request, writer, |s, c, o| {
+            s.region_writer(c, o).map(sivshm_region_writer)
         })
     }
 }
@@ -68,6 +77,22 @@ pub unsafe extern "C" fn sivshm_region_writer_open(
 pub unsafe extern "C" fn sivshm_region_writer_close(writer: *mut sivshm_region_writer) {
     // SAFETY: the caller's promise, word for word.
     unsafe { close(writer) };
+}
+
+/// Waits for the channel's next epoch, if this end was revoked; else does nothing.
+///
+/// # Safety
+/// `writer` is live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sivshm_region_writer_renew(
+    writer: *mut sivshm_region_writer,
+    timeout_ms: u32,
+) -> c_int {
+    run(|| {
+        // SAFETY: the caller's promise, word for word.
+        let writer = unsafe { handle(writer) }?;
+        Ok(writer.0.renew(timeout(timeout_ms))?)
+    })
 }
 
 /// Bytes that a message can have; 0 for null.
@@ -151,22 +176,30 @@ pub unsafe extern "C" fn sivshm_region_writer_write(
     })
 }
 
-/// Takes the reading end of a region, once its writer's VM is there.
+/// Opens a reading end of a region, as `sivshm_channel_open`.
 ///
 /// # Safety
-/// `session` is a live session; `channel` is a string; `*reader` is writable.
+/// As `sivshm_channel_open`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sivshm_region_reader_open(
-    session: *mut sivshm_session,
+    session: *const sivshm_session,
     channel: *const c_char,
-    wait: c_int,
-    timeout_ms: u32,
+    peers: *const *const c_char,
+    count: usize,
+    options: *const sivshm_open_options,
     reader: *mut *mut sivshm_region_reader,
 ) -> c_int {
+    let request = Request {
+        session,
+        channel,
+        peers,
+        count,
+        options,
+    };
     // SAFETY: the caller's promise, word for word.
     unsafe {
-        open_end(session, channel, wait, timeout_ms, reader, |s, c, w, t| {
-            s.region_reader(c, w, t).map(sivshm_region_reader)
+        open_end(request, reader, |s, c, o| {
+            s.region_reader(c, o).map(sivshm_region_reader)
         })
     }
 }
@@ -179,6 +212,22 @@ pub unsafe extern "C" fn sivshm_region_reader_open(
 pub unsafe extern "C" fn sivshm_region_reader_close(reader: *mut sivshm_region_reader) {
     // SAFETY: the caller's promise, word for word.
     unsafe { close(reader) };
+}
+
+/// Waits for the channel's next epoch, if this end was revoked; else does nothing.
+///
+/// # Safety
+/// `reader` is live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sivshm_region_reader_renew(
+    reader: *mut sivshm_region_reader,
+    timeout_ms: u32,
+) -> c_int {
+    run(|| {
+        // SAFETY: the caller's promise, word for word.
+        let reader = unsafe { handle(reader) }?;
+        Ok(reader.0.renew(timeout(timeout_ms))?)
+    })
 }
 
 /// Waits for a message that was not acknowledged yet.

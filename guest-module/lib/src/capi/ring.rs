@@ -10,16 +10,17 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::{close, handle, input, open_end, output, run, sivshm_session, timeout};
+use super::channel::{Request, open_end, sivshm_open_options};
+use super::{close, handle, input, output, run, sivshm_session, timeout};
 use crate::{Consumer, Producer};
 
 /// The writing end of a ring.
 #[derive(Debug)]
-pub struct sivshm_producer(Producer);
+pub struct sivshm_producer(pub(super) Producer);
 
 /// A reading end of a ring.
 #[derive(Debug)]
-pub struct sivshm_consumer(Consumer);
+pub struct sivshm_consumer(pub(super) Consumer);
 
 /// A payload that was received.
 #[repr(C)]
@@ -33,28 +34,31 @@ pub struct sivshm_received {
     pub lost: u64,
 }
 
-/// Takes the writing end of a ring, once every reader's VM is there.
+/// Opens the writing end of a ring, as `sivshm_channel_open`.
 ///
 /// # Safety
-/// `session` is a live session; `channel` is a string; `*producer` is writable.
+/// As `sivshm_channel_open`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sivshm_producer_open(
-    session: *mut sivshm_session,
+    session: *const sivshm_session,
     channel: *const c_char,
-    wait: c_int,
-    timeout_ms: u32,
+    peers: *const *const c_char,
+    count: usize,
+    options: *const sivshm_open_options,
     producer: *mut *mut sivshm_producer,
 ) -> c_int {
+    let request = Request {
+        session,
+        channel,
+        peers,
+        count,
+        options,
+    };
     // SAFETY: the caller's promise, word for word.
     unsafe {
-        open_end(
-            session,
-            channel,
-            wait,
-            timeout_ms,
-            producer,
-            |s, c, w, t| s.producer(c, w, t).map(sivshm_producer),
-        )
+        open_end(request, producer, |s, c, o| {
+            s.producer(c, o).map(sivshm_producer)
+        })
     }
 }
 
@@ -66,6 +70,22 @@ pub unsafe extern "C" fn sivshm_producer_open(
 pub unsafe extern "C" fn sivshm_producer_close(producer: *mut sivshm_producer) {
     // SAFETY: the caller's promise, word for word.
     unsafe { close(producer) };
+}
+
+/// Waits for the channel's next epoch, if this end was revoked; else does nothing.
+///
+/// # Safety
+/// `producer` is live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sivshm_producer_renew(
+    producer: *mut sivshm_producer,
+    timeout_ms: u32,
+) -> c_int {
+    run(|| {
+        // SAFETY: the caller's promise, word for word.
+        let producer = unsafe { handle(producer) }?;
+        Ok(producer.0.renew(timeout(timeout_ms))?)
+    })
 }
 
 /// Bytes that a payload can have; 0 for null.
@@ -129,28 +149,31 @@ pub unsafe extern "C" fn sivshm_producer_send(
     })
 }
 
-/// Takes a reading end of a ring, once its writer's VM is there.
+/// Opens a reading end of a ring, as `sivshm_channel_open`.
 ///
 /// # Safety
-/// `session` is a live session; `channel` is a string; `*consumer` is writable.
+/// As `sivshm_channel_open`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sivshm_consumer_open(
-    session: *mut sivshm_session,
+    session: *const sivshm_session,
     channel: *const c_char,
-    wait: c_int,
-    timeout_ms: u32,
+    peers: *const *const c_char,
+    count: usize,
+    options: *const sivshm_open_options,
     consumer: *mut *mut sivshm_consumer,
 ) -> c_int {
+    let request = Request {
+        session,
+        channel,
+        peers,
+        count,
+        options,
+    };
     // SAFETY: the caller's promise, word for word.
     unsafe {
-        open_end(
-            session,
-            channel,
-            wait,
-            timeout_ms,
-            consumer,
-            |s, c, w, t| s.consumer(c, w, t).map(sivshm_consumer),
-        )
+        open_end(request, consumer, |s, c, o| {
+            s.consumer(c, o).map(sivshm_consumer)
+        })
     }
 }
 
@@ -162,6 +185,22 @@ pub unsafe extern "C" fn sivshm_consumer_open(
 pub unsafe extern "C" fn sivshm_consumer_close(consumer: *mut sivshm_consumer) {
     // SAFETY: the caller's promise, word for word.
     unsafe { close(consumer) };
+}
+
+/// Waits for the channel's next epoch, if this end was revoked; else does nothing.
+///
+/// # Safety
+/// `consumer` is live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sivshm_consumer_renew(
+    consumer: *mut sivshm_consumer,
+    timeout_ms: u32,
+) -> c_int {
+    run(|| {
+        // SAFETY: the caller's promise, word for word.
+        let consumer = unsafe { handle(consumer) }?;
+        Ok(consumer.0.renew(timeout(timeout_ms))?)
+    })
 }
 
 /// Receives one payload, waiting for it if there is none. Its slot is given back by
