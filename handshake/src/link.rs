@@ -1,7 +1,6 @@
-//! The identifier of a link, and what both ends derive from it.
+//! The identifier of a link.
 
 use ring::digest::{Context, SHA256};
-use sivshm_abi::name::ChannelName;
 
 /// Identifier of one established connection between two device processes: SHA-256 over the
 /// dialer's instance, the listener's instance and the dialer's 64-bit connection number. Both ends
@@ -18,15 +17,6 @@ impl LinkId {
     #[must_use]
     pub const fn bytes(&self) -> [u8; 32] {
         self.0
-    }
-
-    /// The epoch of a channel over this link: the first eight bytes, little-endian, of SHA-256 over
-    /// the link's identifier and the channel's 32-byte field. Never 0, which means "no epoch".
-    #[must_use]
-    pub fn epoch(&self, channel: ChannelName) -> u64 {
-        let digest = sha256(&[&self.0, &channel.to_field()]);
-        let first = digest.first_chunk().copied().unwrap_or_default();
-        u64::from_le_bytes(first).max(1)
     }
 }
 
@@ -50,9 +40,6 @@ mod tests {
         ] {
             assert_ne!(link, other);
         }
-        let (a, b) = ("job-1", "job-2");
-        let epoch = |name| link.epoch(ChannelName::new(name).unwrap());
-        assert_ne!(epoch(a), epoch(b));
     }
 
     #[test]
@@ -68,7 +55,5 @@ mod tests {
             hex,
             "072828540970f88ef678cd5e65e81ec6945ffef342ef2a39bc27130b5a57b522"
         );
-        let epoch = link.epoch(ChannelName::new("job-1").unwrap());
-        assert_eq!(epoch, 0x4702_7c8e_5c27_02cd);
     }
 }
