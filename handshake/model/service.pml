@@ -37,7 +37,7 @@
 #endif
 
 /* A whole open. `told` is what a service knows by its device process alone: the host boot, and with it
-   contract, serial, kind, slice generation and epoch, which are signed and compared in the same way. */
+   contract, serial, kind and slice generation, which are signed and compared in the same way. */
 #define open_of(f, told, channel, role, writer, reader) \
     ((f) | (told) << 3 | (channel) << 4 | (role) << 5 | (writer) << 6 | (reader) << 8)
 #define open_fresh(o)   ((o) & 7)
