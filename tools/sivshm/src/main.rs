@@ -3,6 +3,7 @@
 
 mod ask;
 mod compile;
+mod doctor;
 mod down;
 mod failure;
 mod layout;
@@ -50,6 +51,7 @@ enum Command {
     Revoke(revoke::Args),
     Reload(reload::Args),
     Policy(policy::Args),
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Revoke(args) => revoke::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Policy(args) => policy::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
