@@ -9,8 +9,8 @@ mod tests {
     use sivshm_handshake::service::ALPN;
     use sivshm_handshake::service::limits::LIMITS;
     use sivshm_handshake::service::wire::{
-        AcceptBody, ConfirmBody, Content, MESSAGE_TYPES, Message, OpenBody, Pairing, RefusalReason,
-        Role, SERVICE_REFUSALS, ServiceRefusal, Terms,
+        AcceptBody, ConfirmBody, Content, Hash, MESSAGE_TYPES, Message, OpenBody, Pairing,
+        RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal, Terms,
     };
     use sivshm_handshake::wire::Contract;
 
@@ -188,7 +188,7 @@ mod tests {
             host_boot: [4; 16],
             writer: id(WRITER),
             reader: id(READER),
-            chain: [5; 32],
+            chain: Hash([5; 32]),
             nonce: [6; 32],
             key: [7; 32],
             expiry: 8,
@@ -221,10 +221,10 @@ mod tests {
         assert_eq!(open.to_bytes(), expected);
 
         let accept = AcceptBody {
-            open: [1; 32],
+            open: Hash([1; 32]),
             reader: id(READER),
             writer: id(WRITER),
-            chain: [2; 32],
+            chain: Hash([2; 32]),
             nonce: [3; 32],
             key: [4; 32],
         };
@@ -243,7 +243,9 @@ mod tests {
         );
         assert_eq!(accept.to_bytes(), expected);
 
-        let confirm = ConfirmBody { exchange: [1; 32] };
+        let confirm = ConfirmBody {
+            exchange: Hash([1; 32]),
+        };
         let expected = laid_out(
             "### Body of a confirm",
             &[
@@ -262,8 +264,8 @@ mod tests {
         let expected = |code: u8| [text(WRITER), vec![code]].concat();
         assert_eq!(want(None), framed(1, &expected(255)));
         assert_eq!(want(Some(Integrity::Aead)), framed(1, &expected(2)));
-        assert_eq!(said(Content::Agreed([7; 32])), framed(6, &[7; 32]));
-        assert_eq!(said(Content::Installed([8; 32])), framed(7, &[8; 32]));
+        assert_eq!(said(Content::Agreed(Hash([7; 32]))), framed(6, &[7; 32]));
+        assert_eq!(said(Content::Installed(Hash([8; 32]))), framed(7, &[8; 32]));
         let refusal = ServiceRefusal {
             by: id("spiffe://car.example/vm/b/device"),
             reason: RefusalReason::Late,

@@ -12,7 +12,7 @@ use webpki::KeyUsage;
 use super::fault::{Proof, ServiceFault, Term};
 use super::limits::{MAX_CLOCK_SKEW, OPEN_LIFETIME};
 use super::sign;
-use super::wire::{Accept, Chain, Confirm, Hash, Open, OpenBody, sha256};
+use super::wire::{Accept, Chain, Confirm, Hash, Open, OpenBody};
 use crate::credentials::Credentials;
 use crate::identity::{self, IdentityFault, VerifiedIdentity};
 use crate::tls::unix_time;
@@ -156,7 +156,7 @@ pub(super) fn judge_accept(
 
 /// SHA-256 of a whole `open` and a whole `accept`, which the `confirm` signs.
 pub(super) fn exchange_hash(open: &Open, accept: &Accept) -> Hash {
-    sha256(&[open.to_bytes(), accept.to_bytes()].concat())
+    Hash::of(&[open.to_bytes(), accept.to_bytes()].concat())
 }
 
 /// Judges a `confirm` of this exchange by the writer's certificate, apart from its MAC.
@@ -284,6 +284,14 @@ impl CheckedAccept {
 /// exchange with the keys of their SVIDs. A grant needs one.
 ///
 /// Made by [`CheckedAccept::confirm`] and nowhere else.
+///
+/// ```compile_fail,E0451
+/// use sivshm_handshake::service::{Agreement, CheckedAccept, wire::Hash};
+///
+/// fn without_a_confirm(accepting: CheckedAccept) -> Agreement {
+///     Agreement { accepting, hash: Hash([0; 32]) }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Agreement {
     accepting: CheckedAccept,

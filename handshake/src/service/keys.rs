@@ -9,7 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::fault::{Proof, ServiceFault};
-use super::wire::{Accept, Confirm, Hash, Open, sha256, write_text};
+use super::wire::{Accept, Confirm, Hash, Open, write_text};
 
 const LABEL: &str = "sivshm-service/1 keys";
 const PURPOSE_ACCEPT_MAC: u8 = 1;
@@ -76,7 +76,7 @@ pub(super) struct Secrets {
 impl Secrets {
     pub(super) fn derive(shared: &[u8], open: &Open, accept: &Accept) -> Option<Self> {
         let nonces = [open.body.nonce, accept.body.nonce].concat();
-        let transcript = sha256(&[open.to_bytes(), accept.signed_bytes()].concat());
+        let transcript = Hash::of(&[open.to_bytes(), accept.signed_bytes()].concat());
         let keys = Salt::new(HKDF_SHA256, &nonces).extract(shared);
         let expand = |purpose, to: &mut [u8]| {
             let info = info(&transcript, purpose, open.body.epoch);
@@ -99,7 +99,7 @@ impl Secrets {
     }
 
     /// The MAC of an `accept`, over its body and signature.
-    pub(super) fn mac_accept(&self, accept: &Accept) -> Hash {
+    pub(super) fn mac_accept(&self, accept: &Accept) -> [u8; 32] {
         self.accept.mac(&accept.maced_bytes())
     }
 
@@ -114,7 +114,7 @@ pub(super) struct ConfirmKey(MacKey);
 
 impl ConfirmKey {
     /// The MAC, over body and signature.
-    pub(super) fn mac(&self, confirm: &Confirm) -> Hash {
+    pub(super) fn mac(&self, confirm: &Confirm) -> [u8; 32] {
         self.0.mac(&confirm.maced_bytes())
     }
 
@@ -126,7 +126,7 @@ impl ConfirmKey {
 fn info(transcript: &Hash, purpose: u8, epoch: u64) -> Vec<u8> {
     let mut info = Vec::new();
     write_text(&mut info, LABEL);
-    info.extend(transcript);
+    info.extend(transcript.0);
     info.push(purpose);
     info.extend(epoch.to_le_bytes());
     info
@@ -150,7 +150,7 @@ fn expand(keys: &Prk, info: &[u8], to: &mut [u8]) -> Option<()> {
 struct MacKey(Zeroizing<[u8; 32]>);
 
 impl MacKey {
-    fn mac(&self, bytes: &[u8]) -> Hash {
+    fn mac(&self, bytes: &[u8]) -> [u8; 32] {
         let key = hmac::Key::new(HMAC_SHA256, &*self.0);
         // HMAC-SHA256 has 32 bytes, so the default is never taken.
         let tag = hmac::sign(&key, bytes);
@@ -158,7 +158,7 @@ impl MacKey {
     }
 
     /// Compares in a time that does not depend on the bytes.
-    fn verify(&self, bytes: &[u8], mac: &Hash) -> Result<(), Proof> {
+    fn verify(&self, bytes: &[u8], mac: &[u8; 32]) -> Result<(), Proof> {
         let key = hmac::Key::new(HMAC_SHA256, &*self.0);
         hmac::verify(&key, bytes, mac).map_err(|_| Proof::Mac)
     }

@@ -27,7 +27,7 @@ mod tests;
 pub mod wire;
 
 pub use check::{Agreement, CheckedAccept, CheckedOpen, OpenTerms, check_open};
-pub use client::{ClientEvent, Opened, ServiceClient, Want};
+pub use client::{ClientEvent, Opened, ServiceClient, Stage, Want};
 pub use fault::{Proof, ServiceFault, Term};
 pub use keys::ChannelKeys;
 pub use session::{ServiceSession, SessionEvent, VerifiedService};

@@ -68,6 +68,21 @@ pub enum ClientEvent {
     },
 }
 
+/// How far a wish has come, for a person to whom it takes too long.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Stage {
+    /// It is to be said: the session is not authenticated yet, or an attempt has just failed.
+    Resting,
+    /// The own device process has it, and no usable link with the other VM's.
+    Link,
+    /// The service at the other end has not answered yet.
+    OtherEnd,
+    /// Both services have answered, and the device processes have not installed the grants yet.
+    Installation,
+    /// The pairing is complete.
+    Open,
+}
+
 /// A pairing, complete.
 #[derive(Debug)]
 pub struct Opened {

@@ -21,7 +21,7 @@ mod step;
 mod wish;
 mod writer;
 
-pub use event::{ClientEvent, Opened, Want};
+pub use event::{ClientEvent, Opened, Stage, Want};
 
 use step::{Context, Step};
 use wish::{Wish, reopens};
@@ -113,6 +113,16 @@ impl ServiceClient {
             // A session that can't say it is over, and the device process knows.
             let _ = self.say(pairing, content);
         }
+    }
+
+    /// How far a wish has come; none if there is no such wish.
+    #[must_use]
+    pub fn stage(&self, channel: ChannelName, peer: SpiffeId) -> Option<Stage> {
+        let is_it = |wish: &&Wish| wish.want.channel == channel && wish.want.peer == peer;
+        self.pairings
+            .values()
+            .find(is_it)
+            .map(|wish| wish.step.stage())
     }
 
     /// When [`Self::on_time`] has something to do; none if nothing is due before bytes come.

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use sivshm_abi::grant::Integrity;
 use sivshm_abi::identity::SpiffeId;
 
-use super::event::{Opened, Want};
+use super::event::{Opened, Stage, Want};
 use super::reader::{ExpectConfirm, ExpectOpen};
 use super::writer::{self, ExpectAccept};
 use crate::credentials::Credentials;
@@ -122,6 +122,16 @@ impl Step {
             Self::Confirm(_) => "`confirm`",
             Self::Installed(_) => "`installed`",
             Self::Established { .. } => "`end`",
+        }
+    }
+
+    pub(super) const fn stage(&self) -> Stage {
+        match self {
+            Self::Resting => Stage::Resting,
+            Self::Terms => Stage::Link,
+            Self::Accept(_) | Self::Open(_) | Self::Confirm(_) => Stage::OtherEnd,
+            Self::Installed(_) => Stage::Installation,
+            Self::Established { .. } => Stage::Open,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::limits::MAX_CHAIN_CERTIFICATES;
 use crate::service::check_open;
 use crate::service::limits::{MAX_SERVICE_MESSAGE_BYTES, MAX_SIGNATURE_BYTES};
 use crate::service::wire::{
-    Chain, Content, HEADER_BYTES, MESSAGE_TYPES, Message, MessageType, RefusalReason, Role,
+    Chain, Content, HEADER_BYTES, Hash, MESSAGE_TYPES, Message, MessageType, RefusalReason, Role,
     SERVICE_REFUSALS, ServiceRefusal, Signature, Terms,
 };
 use crate::tests::certificates::now;
@@ -38,8 +38,8 @@ fn messages(cast: &Cast, record: &Record) -> Vec<Message> {
         Content::Open(Box::new(record.open.clone())),
         Content::Accept(Box::new(record.accept.clone())),
         Content::Confirm(record.confirm.clone()),
-        Content::Agreed([1; 32]),
-        Content::Installed([2; 32]),
+        Content::Agreed(Hash([1; 32])),
+        Content::Installed(Hash([2; 32])),
         Content::Refusal(ServiceRefusal {
             by: cast.device_a.id(),
             reason: RefusalReason::Late,

@@ -69,7 +69,7 @@ fn installed_names_the_confirm() {
         let mut world = World::new(&cast);
         world.run_with(|at, message| {
             if let (true, Content::Installed(hash)) = (at == hop, &mut message.content) {
-                hash[0] ^= 1;
+                hash.0[0] ^= 1;
             }
         });
         let end = if hop == Hop::DownA {

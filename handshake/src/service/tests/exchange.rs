@@ -38,6 +38,13 @@ fn four_honest_parties_agree() {
 }
 
 #[test]
+fn one_byte_at_a_time_is_enough() {
+    let mut world = World::new(&Cast::new());
+    world.chunk = 1;
+    world.run().assert_opened();
+}
+
+#[test]
 fn messages_come_in_the_documented_order() {
     let mut world = World::new(&Cast::new());
     world.run().assert_opened();

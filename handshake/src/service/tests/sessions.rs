@@ -4,7 +4,7 @@ use sivshm_abi::identity::Subject;
 use sivshm_abi::name::{ServiceName, TrustDomain};
 
 use crate::identity::{IdentityFault, Party, other};
-use crate::service::wire::{Content, Message, MessageType, Pairing};
+use crate::service::wire::{Content, Hash, Message, MessageType, Pairing};
 use crate::service::{ALPN, ServiceClient, ServiceFault, ServiceSession, SessionEvent};
 use crate::tests::certificates::{Ca, Leaf, device, now, service, uri, vm};
 use crate::tls::{Tls, TlsFault};
@@ -201,7 +201,7 @@ fn what_a_service_may_not_say() {
     };
     let message = Message {
         pairing,
-        content: Content::Installed([1; 32]),
+        content: Content::Installed(Hash([1; 32])),
     };
     let say = |bytes: &[u8]| {
         let (mut client, mut session) = (
@@ -230,7 +230,7 @@ fn what_a_service_may_not_say() {
     );
     let good = Message {
         pairing,
-        content: Content::Agreed([1; 32]),
+        content: Content::Agreed(Hash([1; 32])),
     };
     let events = say(&good.to_bytes()).unwrap();
     assert!(matches!(&events[..], [SessionEvent::Message(said)] if *said == good));

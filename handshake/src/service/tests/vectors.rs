@@ -12,8 +12,8 @@ use sivshm_abi::name::{ChannelName, TrustDomain};
 use crate::service::check::exchange_hash;
 use crate::service::keys::Secrets;
 use crate::service::wire::{
-    Accept, AcceptBody, Chain, Confirm, ConfirmBody, Content, Message, Open, OpenBody, Pairing,
-    Signature, sha256,
+    Accept, AcceptBody, Chain, Confirm, ConfirmBody, Content, Hash, Message, Open, OpenBody,
+    Pairing, Signature,
 };
 use crate::wire::Contract;
 
@@ -139,18 +139,18 @@ fn hex(text: &str) -> Vec<u8> {
 fn bodies_and_hashes_are_the_documented_ones() {
     let vectors = Vectors::read();
     let open = vectors.open();
-    vectors.assert("writer's chain hash", &open.body.chain);
+    vectors.assert("writer's chain hash", &open.body.chain.0);
     vectors.assert("open body", &open.body.to_bytes());
-    vectors.assert("open hash", &open.hash());
+    vectors.assert("open hash", &open.hash().0);
     let accept = vectors.accept(&open);
-    vectors.assert("reader's chain hash", &accept.body.chain);
+    vectors.assert("reader's chain hash", &accept.body.chain.0);
     vectors.assert("accept body", &accept.body.to_bytes());
-    let transcript = sha256(&[open.to_bytes(), accept.signed_bytes()].concat());
-    vectors.assert("transcript", &transcript);
+    let transcript = Hash::of(&[open.to_bytes(), accept.signed_bytes()].concat());
+    vectors.assert("transcript", &transcript.0);
     let confirm = vectors.confirm(&open, &accept);
-    vectors.assert("exchange", &confirm.body.exchange);
+    vectors.assert("exchange", &confirm.body.exchange.0);
     vectors.assert("confirm body", &confirm.body.to_bytes());
-    vectors.assert("confirm hash", &confirm.hash());
+    vectors.assert("confirm hash", &confirm.hash().0);
 
     let pairing = Pairing {
         channel: open.body.channel,

@@ -173,21 +173,25 @@ impl End {
     }
 
     /// Moves what is on its way in the session, and gives what the service said.
-    fn exchange(&mut self, wall: SystemTime, at: Instant) -> Vec<Message> {
+    fn exchange(&mut self, wall: SystemTime, at: Instant, chunk: usize) -> Vec<Message> {
         let mut said = Vec::new();
         loop {
             let (up, down) = (self.client.outgoing(), self.session.outgoing());
             if up.is_empty() && down.is_empty() {
                 return said;
             }
-            for event in self.session.receive(&up).unwrap() {
-                match event {
-                    SessionEvent::Authenticated(service) => self.service = Some(service),
-                    SessionEvent::Message(message) => said.push(message),
+            for up in up.chunks(chunk) {
+                for event in self.session.receive(up).unwrap() {
+                    match event {
+                        SessionEvent::Authenticated(service) => self.service = Some(service),
+                        SessionEvent::Message(message) => said.push(message),
+                    }
                 }
             }
-            self.events
-                .extend(self.client.receive(&down, wall, at).unwrap());
+            for down in down.chunks(chunk) {
+                self.events
+                    .extend(self.client.receive(down, wall, at).unwrap());
+            }
         }
     }
 
@@ -216,6 +220,8 @@ pub(super) struct World {
     pub(super) terms: Terms,
     pub(super) wall: SystemTime,
     pub(super) at: Instant,
+    /// Most bytes that a session takes at once.
+    pub(super) chunk: usize,
     /// Where everything is lost.
     pub(super) cut: Option<Hop>,
     queue: VecDeque<(Hop, Message)>,
@@ -248,6 +254,7 @@ impl World {
             },
             wall: now(),
             at: Instant::now(),
+            chunk: 2048,
             cut: None,
             queue: VecDeque::new(),
             seen: Vec::new(),
@@ -291,8 +298,8 @@ impl World {
     /// Moves everything until nothing moves, with somebody who changes what passes.
     pub(super) fn run_with(&mut self, mut tamper: impl FnMut(Hop, &mut Message)) -> &mut Self {
         loop {
-            let up_a = self.a.exchange(self.wall, self.at);
-            let up_b = self.b.exchange(self.wall, self.at);
+            let up_a = self.a.exchange(self.wall, self.at, self.chunk);
+            let up_b = self.b.exchange(self.wall, self.at, self.chunk);
             self.queue
                 .extend(up_a.into_iter().map(|said| (Hop::UpA, said)));
             self.queue

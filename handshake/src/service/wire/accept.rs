@@ -35,11 +35,11 @@ impl AcceptBody {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Vec::with_capacity(Self::MAX_BYTES);
         write_text(&mut to, LABEL);
-        to.extend(self.open);
+        to.extend(self.open.0);
         write_id(&mut to, self.reader);
         write_id(&mut to, self.writer);
         to.push(Role::Reader.code());
-        to.extend(self.chain);
+        to.extend(self.chain.0);
         to.extend(self.nonce);
         to.extend(self.key);
         to
@@ -47,7 +47,7 @@ impl AcceptBody {
 
     fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         read_label(from, LABEL, "accept.label")?;
-        let open = from.array("accept.open")?;
+        let open = Hash(from.array("accept.open")?);
         let reader = read_id(from, "accept.reader")?;
         let writer = read_id(from, "accept.writer")?;
         Role::Reader.expect(from, "accept.role")?;
@@ -55,7 +55,7 @@ impl AcceptBody {
             open,
             reader,
             writer,
-            chain: from.array("accept.chain")?,
+            chain: Hash(from.array("accept.chain")?),
             nonce: from.array("accept.nonce")?,
             key: from.array("accept.key")?,
         })
@@ -72,7 +72,7 @@ pub struct Accept {
     /// Over the body.
     pub signature: Signature,
     /// Over body and signature, by a key that only the two services have.
-    pub mac: Hash,
+    pub mac: [u8; 32],
 }
 
 impl Accept {

@@ -1,6 +1,5 @@
 //! What a party proves itself with: its SVID's chain and a signature.
 
-use ring::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
 use sivshm_abi::wire::{Malformed, Reader};
 
@@ -62,7 +61,7 @@ impl Chain {
     pub fn hash(&self) -> Hash {
         let mut bytes = Vec::new();
         self.write_certificates(&mut bytes);
-        sha256(&bytes)
+        Hash::of(&bytes)
     }
 
     fn write_certificates(&self, to: &mut Vec<u8>) {
@@ -134,11 +133,4 @@ impl Signature {
         let length = from.u8("signature")?.into();
         Self::new(from.bytes(length, "signature")?.to_vec())
     }
-}
-
-/// SHA-256.
-pub(crate) fn sha256(bytes: &[u8]) -> Hash {
-    // SHA-256 has 32 bytes, so the default is never taken.
-    let hash = digest(&SHA256, bytes);
-    hash.as_ref().try_into().unwrap_or_default()
 }

@@ -2,7 +2,6 @@
 
 use sivshm_abi::wire::{Malformed, Reader};
 
-use super::chain::sha256;
 use super::field::{read_label, write_text};
 use super::{Hash, Signature};
 
@@ -21,14 +20,14 @@ impl ConfirmBody {
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut to = Vec::new();
         write_text(&mut to, LABEL);
-        to.extend(self.exchange);
+        to.extend(self.exchange.0);
         to
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         read_label(from, LABEL, "confirm.label")?;
         Ok(Self {
-            exchange: from.array("confirm.exchange")?,
+            exchange: Hash(from.array("confirm.exchange")?),
         })
     }
 }
@@ -41,7 +40,7 @@ pub struct Confirm {
     /// Over the body.
     pub signature: Signature,
     /// Over body and signature, by a key that only the two services have.
-    pub mac: Hash,
+    pub mac: [u8; 32],
 }
 
 impl Confirm {
@@ -63,7 +62,7 @@ impl Confirm {
     /// SHA-256 of the whole, which `agreed` and `installed` name.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        sha256(&self.to_bytes())
+        Hash::of(&self.to_bytes())
     }
 
     pub(super) fn write(&self, to: &mut Vec<u8>) {

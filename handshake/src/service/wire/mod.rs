@@ -18,17 +18,18 @@ mod accept;
 mod chain;
 mod confirm;
 mod field;
+mod hash;
 mod open;
 mod pairing;
 mod refusal;
 mod terms;
 
-pub(crate) use chain::sha256;
 pub(crate) use field::write_text;
 
 pub use accept::{Accept, AcceptBody};
 pub use chain::{Chain, Signature};
 pub use confirm::{Confirm, ConfirmBody};
+pub use hash::Hash;
 pub use open::{Open, OpenBody};
 pub use pairing::{Pairing, Role};
 pub use refusal::{RefusalReason, SERVICE_REFUSALS, ServiceRefusal};
@@ -36,9 +37,6 @@ pub use terms::Terms;
 
 /// Bytes in front of every message inside TLS: 32-bit length, 8-bit type.
 pub const HEADER_BYTES: usize = 5;
-
-/// SHA-256 of a whole message, or of several.
-pub type Hash = [u8; 32];
 
 /// Type of a message.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -270,14 +268,13 @@ impl Message {
                 what: "message bytes",
                 max: MAX_SERVICE_MESSAGE_BYTES,
             })?;
-        let kind = MessageType::from_code(from.clone().u8("message.type")?)?;
-        if from.left() <= length {
+        let kind = MessageType::from_code(from.u8("message.type")?)?;
+        if from.left() < length {
             return Ok(None);
         }
-        let mut typed = Reader::new(from.bytes(1 + length, "message.payload")?);
-        let message = Self::read(&mut typed)?;
-        typed.finish("message")?;
-        debug_assert_eq!(message.kind(), kind);
+        let mut payload = Reader::new(from.bytes(length, "message.payload")?);
+        let message = Self::read_payload(kind, &mut payload)?;
+        payload.finish("message")?;
         Ok(Some((message, HEADER_BYTES + length)))
     }
 
@@ -299,7 +296,7 @@ impl Message {
             Content::Open(open) => open.write(to),
             Content::Accept(accept) => accept.write(to),
             Content::Confirm(confirm) => confirm.write(to),
-            Content::Agreed(hash) | Content::Installed(hash) => to.extend(hash),
+            Content::Agreed(hash) | Content::Installed(hash) => to.extend(hash.0),
             Content::Refusal(refusal) => refusal.write(to),
             Content::End(reason) => to.extend(reason.code().to_le_bytes()),
         }
@@ -308,6 +305,10 @@ impl Message {
     /// Reads type and payload; the caller judges what is left over.
     pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let kind = MessageType::from_code(from.u8("message.type")?)?;
+        Self::read_payload(kind, from)
+    }
+
+    fn read_payload(kind: MessageType, from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let pairing = Pairing::read(from)?;
         let content = match kind {
             MessageType::Want => Content::Want {
@@ -321,8 +322,8 @@ impl Message {
             MessageType::Open => Content::Open(Box::new(Open::read(from)?)),
             MessageType::Accept => Content::Accept(Box::new(Accept::read(from)?)),
             MessageType::Confirm => Content::Confirm(Confirm::read(from)?),
-            MessageType::Agreed => Content::Agreed(from.array("agreed.hash")?),
-            MessageType::Installed => Content::Installed(from.array("installed.hash")?),
+            MessageType::Agreed => Content::Agreed(Hash(from.array("agreed.hash")?)),
+            MessageType::Installed => Content::Installed(Hash(from.array("installed.hash")?)),
             MessageType::Refusal => Content::Refusal(ServiceRefusal::read(from)?),
             MessageType::End => Content::End(Reason::from_code(from.u16("end.reason")?)?),
         };

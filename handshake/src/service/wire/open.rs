@@ -5,7 +5,6 @@ use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::{ChannelName, TrustDomain};
 use sivshm_abi::wire::{Malformed, Reader};
 
-use super::chain::sha256;
 use super::field::{KIND_BYTES, read_id, read_kind, read_label, write_id, write_kind, write_text};
 use super::pairing::read_channel;
 use super::{Chain, Hash, Role, Signature};
@@ -82,7 +81,7 @@ impl OpenBody {
         write_id(&mut to, self.writer);
         to.push(Role::Writer.code());
         write_id(&mut to, self.reader);
-        to.extend(self.chain);
+        to.extend(self.chain.0);
         to.extend(self.nonce);
         to.extend(self.key);
         to.extend(self.expiry.to_le_bytes());
@@ -119,7 +118,7 @@ impl OpenBody {
             host_boot,
             writer,
             reader: read_id(from, "open.reader")?,
-            chain: from.array("open.chain")?,
+            chain: Hash(from.array("open.chain")?),
             nonce: from.array("open.nonce")?,
             key: from.array("open.key")?,
             expiry: from.u64("open.expiry")?,
@@ -158,7 +157,7 @@ impl Open {
     /// SHA-256 of the whole.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        sha256(&self.to_bytes())
+        Hash::of(&self.to_bytes())
     }
 
     pub(super) fn write(&self, to: &mut Vec<u8>) {
