@@ -59,6 +59,15 @@ impl Clock {
 }
 
 #[cfg(test)]
+impl Clock {
+    /// As if the host's clock were set ahead, and then back again.
+    pub(crate) fn set_ahead(&self, by: Duration) {
+        let (latest, since_boot) = self.latest.get();
+        self.advance(latest + by, since_boot);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

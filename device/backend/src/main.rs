@@ -31,7 +31,9 @@ enum MainError {
 impl MainError {
     const fn exit_code(&self) -> u8 {
         match self {
-            Self::Open(OpenError::Policy(_) | OpenError::NoSuchVm(_) | OpenError::Narrowed { .. }) => 2,
+            Self::Open(
+                OpenError::Policy(_) | OpenError::NoSuchVm(_) | OpenError::Narrowed { .. },
+            ) => 2,
             Self::Open(_) | Self::Run(_) => 1,
             Self::Confine(_) => 3,
         }

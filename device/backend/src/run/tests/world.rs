@@ -221,6 +221,11 @@ impl Device {
         this.on_time(now).unwrap();
     }
 
+    /// Does what is due at a moment, which may be to come.
+    pub(super) fn at(&self, now: Instant) {
+        self.0.borrow_mut().on_time(now).unwrap();
+    }
+
     pub(super) fn linked(&self) -> bool {
         self.0.borrow().peers.link(0).is_some()
     }
