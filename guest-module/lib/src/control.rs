@@ -97,11 +97,15 @@ impl<'a> Driver<'a> {
         self.send()?;
         let open = self.receive()?;
         self.send()?;
+        if let Some(client) = &self.client {
+            self.desk.note_stages(client);
+        }
         let (status, granted) = self.desk.backend.list()?;
-        self.live = self.desk.listed(status, granted) && open;
-        if !self.live {
+        self.desk.note_list(status, granted);
+        if !open {
+            // The list has said why.
             self.desk.lost();
-            self.client = None;
+            (self.client, self.live) = (None, false);
         }
         Ok(())
     }

@@ -130,8 +130,10 @@ pub enum BadPeers {
     /// None is named.
     #[error("name the peer: a service that opens a channel says whom it expects")]
     None,
-    /// A text is no service's name.
-    #[error("`{0}` is neither VM/SERVICE nor the SPIFFE ID of a service")]
+    /// A text is no other service's name.
+    #[error(
+        "`{0}` names no other service: write VM/SERVICE, or its SPIFFE ID in this trust domain"
+    )]
     NoService(String),
     /// The end has another number of peers.
     #[error("{named} peers are named, but this end of the channel has {wanted}: name each once")]

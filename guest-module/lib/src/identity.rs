@@ -145,7 +145,7 @@ impl Identity {
     }
 }
 
-/// A service of a trust domain by its name, `VM/SERVICE`, or its whole SPIFFE ID.
+/// Another service of a service's trust domain, by its name, `VM/SERVICE`, or its whole SPIFFE ID.
 pub(crate) fn service(text: &str, own: SpiffeId) -> Result<SpiffeId, Error> {
     let wrong = || Error::Peers(BadPeers::NoService(text.to_owned()));
     let id = match text.split_once('/') {
@@ -159,8 +159,8 @@ pub(crate) fn service(text: &str, own: SpiffeId) -> Result<SpiffeId, Error> {
         _ => SpiffeId::parse(text).map_err(|_| wrong())?,
     };
     match id.subject {
-        Subject::Service(..) => Ok(id),
-        Subject::Device(_) => Err(wrong()),
+        Subject::Service(..) if id != own && id.domain == own.domain => Ok(id),
+        _ => Err(wrong()),
     }
 }
 
@@ -233,6 +233,8 @@ mod tests {
             "a/b/c",
             "A/b",
             "spiffe://x",
+            "manager/mapper",
+            "spiffe://other.example/vm/worker-1/svc/reducer",
             &device,
         ] {
             let refused = service(bad, own);

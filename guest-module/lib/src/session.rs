@@ -26,7 +26,7 @@ use crate::ring::{Consumer, Producer};
 ///
 /// Which channels it has follows from the policy, from its identity, and from what the kernel attests
 /// about this process. The session ends when it and every end taken from it are dropped, and belongs to
-/// this process: a child that was forked has no access and drops neither.
+/// this process: a child that was forked has no access, and has to leave session and ends alone.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) control: Arc<Control>,

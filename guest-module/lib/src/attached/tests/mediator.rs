@@ -71,6 +71,8 @@ pub(super) struct Mediator {
     pub(super) plan: BTreeMap<ChannelName, Planned>,
     pub(super) peers: Vec<Peer>,
     passing: BTreeMap<Pairing, Passing>,
+    /// Whether there is a link between the device processes.
+    pub(super) linked: bool,
 }
 
 impl Mediator {
@@ -89,6 +91,7 @@ impl Mediator {
             plan: BTreeMap::new(),
             peers: ["worker-1", "worker-2"].map(|vm| Peer::new(ca, vm)).into(),
             passing: BTreeMap::new(),
+            linked: true,
         }
     }
 
@@ -191,6 +194,9 @@ impl Mediator {
                 match terms.role {
                     Role::Writer => passing.wanted.0 = true,
                     Role::Reader => passing.wanted.1 = true,
+                }
+                if !self.linked {
+                    return None;
                 }
                 self.say(from, pairing, Content::Terms(terms));
                 self.pass_open(pairing);

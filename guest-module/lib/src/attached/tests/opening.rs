@@ -8,16 +8,23 @@ use sivshm_abi::name::ChannelName;
 use sivshm_handshake::service::ClientEvent;
 use sivshm_handshake::service::wire::{RefusalReason, Role};
 
-use super::host::{LIMIT, job, mapper, reducer, result, start, start_as};
+use super::host::{Host, LIMIT, job, mapper, reducer, result, start, start_as};
 use crate::integrity::{Keys, Receiver, Suite};
 use crate::tests::service;
-use crate::{BadPeers, Cancel, Channel, Error, Open, Party, Received};
+use crate::{BadPeers, Cancel, Channel, Error, Open, Party, Received, Session};
 
-/// Long enough for every step of an opening that can't come to anything.
-const SHORT: Duration = Duration::from_millis(300);
+/// For openings that can't come to anything, in sessions that are authenticated.
+const SHORT: Duration = Duration::from_millis(500);
 
 fn options() -> Open {
     Open::new().peer("worker-1/reducer").timeout(LIMIT)
+}
+
+/// A session that has been used, so that nothing but an opening takes time.
+fn start_used() -> (Host, Session) {
+    let (mut host, session) = start(Kind::Region);
+    drop(host.during(|| session.region_reader("result", &options()).unwrap()));
+    (host, session)
 }
 
 #[test]
@@ -75,7 +82,7 @@ fn a_refusal_says_who_and_why() {
 
 #[test]
 fn an_opening_without_its_other_end_runs_out_of_time() {
-    let (mut host, session) = start(Kind::Region);
+    let (mut host, session) = start_used();
     host.mediator.peer("worker-1").close(job(), mapper());
     let short = options().timeout(SHORT);
     let late = host.during(|| session.region_writer("job", &short).unwrap_err());
@@ -83,11 +90,18 @@ fn an_opening_without_its_other_end_runs_out_of_time() {
         late.to_string().contains("has to open the channel too"),
         "{late}"
     );
+    host.mediator.linked = false;
+    let late = host.during(|| session.region_writer("job", &short).unwrap_err());
+    assert!(
+        late.to_string().contains("device process has to run"),
+        "{late}"
+    );
+    host.mediator.linked = true;
     // The wish went with it: the other end finds nobody.
     host.mediator
         .peer("worker-1")
         .want(job(), Role::Reader, mapper());
-    let opened = |host: &mut super::host::Host| host.epochs.contains_key(&job());
+    let opened = |host: &mut Host| host.epochs.contains_key(&job());
     let late = host.during(|| session.region_reader("none", &short).unwrap_err());
     assert!(matches!(late, Error::Refused { .. }), "{late}");
     assert!(!opened(&mut host));
@@ -114,7 +128,7 @@ fn a_cancelled_opening_ends_at_once_and_for_good() {
 
 #[test]
 fn a_grant_that_no_handshake_covers_is_not_believed() {
-    let (mut host, session) = start(Kind::Region);
+    let (mut host, session) = start_used();
     host.mediator.peer("worker-1").close(job(), mapper());
     host.grant(job(), reducer("worker-1"), 7);
     let short = options().timeout(SHORT);
@@ -141,7 +155,7 @@ fn grants_that_differ_from_what_was_signed_are_refused() {
         assert!(matches!(wrong, Error::Host { .. }), "{n}: {wrong}");
     }
     // Another epoch's are another end's.
-    let (mut host, session) = start(Kind::Region);
+    let (mut host, session) = start_used();
     host.forge = |grant| grant.epoch += 1;
     let short = options().timeout(SHORT);
     let late = host.during(|| session.region_writer("job", &short).unwrap_err());
