@@ -84,6 +84,41 @@ fn an_established_link_carries_revocations_and_ends() {
     assert_eq!(listener.machine().revoke(channel), None);
 }
 
+#[test]
+fn an_established_link_passes_what_goes_between_device_processes() {
+    use crate::service::wire::{Content, Hash, MESSAGE_TYPES, Message, Pairing};
+    let ca = Ca::new("car");
+    let mut world = World::new(&ca.device("a"), &ca.device("b"));
+    let pairing = Pairing {
+        channel: ChannelName::new("job-1").unwrap(),
+        reader: ca.service("b", "reducer").id(),
+    };
+    let message = |content| Message { pairing, content };
+    let installed = message(Content::Installed(Hash([1; 32])));
+    assert_eq!(world.dialer.machine().pass(&installed), None);
+    world.run(|| 4096).assert_established();
+    let bytes = world.dialer.machine().pass(&installed).unwrap();
+    let actions = world.listener.machine().receive(&bytes, Vec::new());
+    assert!(matches!(actions.unwrap().as_slice(), [Action::Service(got)] if *got == installed));
+
+    // What is for a session does not pass.
+    let agreed = message(Content::Agreed(Hash([1; 32])));
+    let ways = |message: &Message| {
+        let mut types = MESSAGE_TYPES.iter();
+        types.find(|(kind, ..)| *kind == message.kind()).unwrap().3
+    };
+    assert!(ways(&installed).across && !ways(&agreed).across);
+    let bytes = world.dialer.machine().pass(&agreed).unwrap();
+    let refusal = world.listener.machine().receive(&bytes, Vec::new());
+    assert_eq!(
+        refusal.unwrap_err(),
+        Refusal::OutOfTurn {
+            got: MessageType::Service,
+            waiting: crate::Step::Established
+        }
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
