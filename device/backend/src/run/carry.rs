@@ -149,9 +149,14 @@ impl EventLoop<'_> {
                     self.peers.pass(peer, &message, &self.poller, now);
                     Ok(())
                 }
-                Order::TakeBack(id, session, reason) => sessions
-                    .take_back(session, id, reason, &scope, audit)
-                    .map(|grants| ended += grants),
+                Order::TakeBack(id, session, reason) => {
+                    let taken = sessions.take_back(session, id, reason, &scope, audit);
+                    todo.extend(
+                        self.mediation
+                            .taken_back(id, &scope, &self.control.sessions),
+                    );
+                    taken.map(|grants| ended += grants)
+                }
                 Order::Install(id, session) => {
                     let agreed = self.mediation.agreement(id);
                     let installed = match agreed.filter(|_| recorded.is_ok()) {

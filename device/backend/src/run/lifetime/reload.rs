@@ -3,10 +3,11 @@
 //! Both are judged before either is in force: a reload is refused as a whole. It can only take:
 //! memory and windows were made before confinement.
 
+use std::cell::RefMut;
 use std::time::Instant;
 
 use sivshm_abi::frame::Reason;
-use sivshm_handshake::{CredentialError, IdentityFault};
+use sivshm_handshake::{CredentialError, Credentials, IdentityFault};
 use sivshm_policy::narrow::Narrowing;
 
 use crate::admin_wire::{AdminAnswer, MAX_RELOAD_CRL_BYTES, MAX_RELOAD_POLICY_BYTES, Reloaded};
@@ -24,8 +25,8 @@ const MAX_NAMED: usize = 64;
 /// A reload that was judged and may come into force.
 struct Judged {
     narrowing: Narrowing,
-    /// None if by the new revocation list the own SVID is withdrawn.
-    in_force: Option<InForce>,
+    /// None if by them the own SVID is withdrawn.
+    credentials: Option<Credentials>,
 }
 
 impl EventLoop<'_> {
@@ -39,7 +40,7 @@ impl EventLoop<'_> {
     ) -> Result<AdminAnswer, RunError> {
         let Judged {
             narrowing,
-            in_force,
+            credentials,
         } = match self.judge_reload(policy, crl) {
             Ok(judged) => judged,
             Err(reason) => return self.refuse_reload(who, &reason),
@@ -54,9 +55,10 @@ impl EventLoop<'_> {
         })?;
         let before = self.living();
         let ended = self.narrow(&narrowing, now)?;
-        match in_force {
-            Some(in_force) => {
-                self.held.in_force.replace(in_force);
+        self.in_force().narrowing = Some(narrowing.clone());
+        match credentials {
+            Some(credentials) => {
+                self.in_force().credentials = credentials;
                 self.revalidate(now)?;
             }
             None => {
@@ -98,18 +100,19 @@ impl EventLoop<'_> {
         let narrowing = in_order.and_then(|()| self.held.plan.narrowed_by(&newer));
         let narrowing = narrowing.map_err(|error| error.to_string())?;
         let wall = self.held.clock.wall();
-        let in_force = match last.credentials.with_crl(crl.as_bytes(), wall) {
-            Ok(credentials) => Some(InForce {
-                credentials,
-                narrowing: Some(narrowing.clone()),
-            }),
+        let credentials = match last.credentials.with_crl(crl.as_bytes(), wall) {
+            Ok(credentials) => Some(credentials),
             Err(CredentialError::Svid(IdentityFault::Revoked)) => None,
             Err(error) => return Err(error.to_string()),
         };
         Ok(Judged {
             narrowing,
-            in_force,
+            credentials,
         })
+    }
+
+    fn in_force(&self) -> RefMut<'_, InForce> {
+        self.held.in_force.borrow_mut()
     }
 
     fn refuse_reload(&mut self, who: &str, reason: &str) -> Result<AdminAnswer, RunError> {

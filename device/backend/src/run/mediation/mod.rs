@@ -42,7 +42,7 @@ pub enum Order {
     /// Grant this VM's end of a pairing to a session; [`Mediation::agreement`] says for what. If that
     /// fails, what follows is not so: [`Mediation::not_installed`] has what is to be done instead.
     Install(PairingId, SessionId),
-    /// Take back what a session was granted.
+    /// Take back what a session was granted; [`Mediation::taken_back`] has how it goes on.
     TakeBack(PairingId, SessionId, Reason),
 }
 
@@ -233,9 +233,8 @@ impl Mediation {
             (Some(pairing), Some(context))
                 if gate.service(session) == Some(pairing.planned().service) =>
             {
-                let mut orders = pairing.on_service(session, message.content, &context);
-                orders.extend(pairing.advance(scope, gate));
-                orders
+                let orders = pairing.on_service(session, message.content, &context);
+                go_on(pairing, orders, scope, gate)
             }
             _ => vec![Order::Tell(session, self.no_such(message.pairing))],
         }
@@ -255,9 +254,8 @@ impl Mediation {
         let pairing = id.and_then(|id| self.pairings.get_mut(&id));
         match (pairing, context, self.signed.get_mut(peer)) {
             (Some(pairing), Some(context), Some(signed)) if pairing.planned().peer == peer => {
-                let mut orders = pairing.on_peer(message.content, &context, signed);
-                orders.extend(pairing.advance(scope, gate));
-                orders
+                let orders = pairing.on_peer(message.content, &context, signed);
+                go_on(pairing, orders, scope, gate)
             }
             _ => self.foreign(peer, &message),
         }
@@ -296,6 +294,12 @@ impl Mediation {
     /// Links may have come: goes on with what waits for them.
     pub fn advance(&mut self, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
         self.each(scope, gate, |_| Vec::new())
+    }
+
+    /// How a pairing goes on whose grants were taken back.
+    pub fn taken_back(&mut self, id: PairingId, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
+        let this = |pairing: &Pairing| pairing.planned().id == id;
+        self.some(scope, gate, this, |_| Vec::new())
     }
 
     /// What is to be done instead of an installation that failed.
@@ -353,8 +357,8 @@ impl Mediation {
     ) -> Vec<Order> {
         let mut orders = Vec::new();
         for pairing in self.pairings.values_mut().filter(|pairing| which(pairing)) {
-            orders.extend(act(pairing));
-            orders.extend(pairing.advance(scope, gate));
+            let ordered = act(pairing);
+            orders.extend(go_on(pairing, ordered, scope, gate));
         }
         orders
     }
@@ -370,6 +374,22 @@ impl Mediation {
             epoch: others.find_map(Pairing::epoch),
         }
     }
+}
+
+/// Adds how a pairing goes on, unless something is to be taken back first.
+fn go_on(
+    pairing: &mut Pairing,
+    mut orders: Vec<Order>,
+    scope: &Scope<'_>,
+    gate: &impl Gate,
+) -> Vec<Order> {
+    if !orders
+        .iter()
+        .any(|order| matches!(order, Order::TakeBack(..)))
+    {
+        orders.extend(pairing.advance(scope, gate));
+    }
+    orders
 }
 
 /// Bounds the signatures that are verified for a service, or for a peer, with so many pairings.

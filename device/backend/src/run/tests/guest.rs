@@ -284,8 +284,11 @@ impl Session {
             return;
         };
         let events = client.receive(bytes, SystemTime::now(), Instant::now());
-        // A session that is refused learns so by an alert, and by `CLOSE`.
-        for event in events.unwrap_or_default() {
+        let events = events.unwrap_or_else(|_| {
+            self.waiting.extend(client.farewell());
+            Vec::new()
+        });
+        for event in events {
             match event {
                 ClientEvent::Authenticated => self.authenticated = true,
                 ClientEvent::Opened(opened) => self.opened.push(opened),

@@ -252,13 +252,14 @@ fn a_withdrawn_service_loses_everything_and_does_not_come_back() {
 fn a_withdrawn_device_process_is_out_of_service_and_its_peers_refuse_it() {
     let mut world = Open::new(Host::new());
     let crl = world.without(device("b", &world.host));
-    let there = world.reloaded("a", &policy(1, true), &crl);
+    let there = world.reloaded("a", &policy(2, true), &crl);
     assert_eq!((there.links, there.sessions, there.pairings), (1, 0, 1));
-    world.reloaded("b", &policy(1, true), &crl);
+    world.reloaded("b", &policy(2, true), &crl);
     world.until(|a, b| a.session(7).grants.is_empty() && b.session(8).closed.is_some());
     world.settle();
     assert!(!world.a.linked() && !world.b.linked());
     let status = world.status("b");
+    assert_eq!(status.policy_serial, 2);
     assert_eq!(
         status.out_of_service.as_deref(),
         Some(Reason::Withdrawn.words())
