@@ -88,7 +88,9 @@ impl EventLoop<'_> {
 
     /// From now on nothing is shared, until the device process is started again.
     pub(super) fn go_out_of_service(&mut self, reason: Reason) -> Result<(), RunError> {
-        self.lifetime.over = Some(reason);
+        if self.lifetime.over.replace(reason) == Some(reason) {
+            return Ok(());
+        }
         let what = "all links, sessions and pairings";
         self.record_end(Event::Lifetime, Blame::Host, what, reason.words())
     }

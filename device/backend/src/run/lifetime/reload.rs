@@ -25,8 +25,8 @@ const MAX_NAMED: usize = 64;
 /// A reload that was judged and may come into force.
 struct Judged {
     narrowing: Narrowing,
-    /// None if by them the own SVID is withdrawn.
-    credentials: Option<Credentials>,
+    /// With the new revocation lists; or why the own SVID is over.
+    credentials: Result<Credentials, Reason>,
 }
 
 impl EventLoop<'_> {
@@ -57,13 +57,13 @@ impl EventLoop<'_> {
         let ended = self.narrow(&narrowing, now)?;
         self.in_force().narrowing = Some(narrowing.clone());
         match credentials {
-            Some(credentials) => {
+            Ok(credentials) => {
                 self.in_force().credentials = credentials;
                 self.revalidate(now)?;
             }
-            None => {
-                self.go_out_of_service(Reason::Withdrawn)?;
-                self.end_all(Reason::Withdrawn, now)?;
+            Err(reason) => {
+                self.go_out_of_service(reason)?;
+                self.end_all(reason, now)?;
             }
         }
         self.punch_ended(now)?;
@@ -101,8 +101,9 @@ impl EventLoop<'_> {
         let narrowing = narrowing.map_err(|error| error.to_string())?;
         let wall = self.held.clock.wall();
         let credentials = match last.credentials.with_crl(crl.as_bytes(), wall) {
-            Ok(credentials) => Some(credentials),
-            Err(CredentialError::Svid(IdentityFault::Revoked)) => None,
+            Ok(credentials) => Ok(credentials),
+            Err(CredentialError::Svid(IdentityFault::Revoked)) => Err(Reason::Withdrawn),
+            Err(CredentialError::Svid(IdentityFault::Expired)) => Err(Reason::Expired),
             Err(error) => return Err(error.to_string()),
         };
         Ok(Judged {

@@ -300,6 +300,9 @@ fn everything_ends_with_the_own_svid() {
         Some(Reason::Expired.words())
     );
     assert!(status.sessions.is_empty() || !status.sessions[0].proved);
+    // It does not stand in the way of what the others are told.
+    let reloaded = world.reloaded("b", &policy(2, true), &world.crl());
+    assert_eq!(reloaded.policy_serial, 2);
 }
 
 #[test]
