@@ -339,3 +339,62 @@ pub fn describe(status: ExitStatus) -> String {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sivshm_abi::name::TrustDomain;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    /// A stand-in for the device process, which only waits.
+    fn launcher(root: &Path) -> Launcher {
+        let layout = Layout::new(root, TrustDomain::new("car.example").unwrap()).unwrap();
+        fs::create_dir_all(layout.paths.log_dir()).unwrap();
+        let program = root.join("device");
+        fs::write(&program, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        Launcher { program, layout }
+    }
+
+    #[test]
+    fn the_vmm_of_a_guest_that_is_not_contained_is_killed_and_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let vm = VmName::new("ivi").unwrap();
+        let mut device = Device::start(vm, &launcher(root.path()), Instant::now()).unwrap();
+        assert!(!device.end_uncontained(), "none is registered");
+        // It ignores what asks it to end.
+        let mut vmm = Command::new("sh")
+            .args(["-c", "trap '' TERM; while :; do sleep 1; done"])
+            .spawn()
+            .unwrap();
+        device.register(vmm.id().cast_signed()).unwrap();
+        assert!(device.end_uncontained());
+        assert_eq!(vmm.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+        assert!(device.state().needs_restart);
+        device.finish();
+    }
+
+    #[test]
+    fn a_device_process_is_watched_as_soon_as_it_listens() {
+        let root = tempfile::tempdir().unwrap();
+        let launcher = launcher(root.path());
+        let vm = VmName::new("ivi").unwrap();
+        let mut now = Instant::now();
+        let mut device = Device::start(vm, &launcher, now).unwrap();
+        device.tick(&launcher, now).unwrap();
+        assert!(device.watch().is_none());
+        assert_eq!(device.deadline(), Some(now + WATCH_PAUSE));
+        let socket = launcher.layout.paths.socket(SocketDir::Admin, vm);
+        fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        now += WATCH_PAUSE;
+        device.tick(&launcher, now).unwrap();
+        assert!(device.watch().is_some() && device.deadline().is_none());
+        drop(listener);
+        assert!(device.events(now).is_empty());
+        assert!(device.watch().is_none(), "it is asked again");
+        device.finish();
+    }
+}
