@@ -149,8 +149,8 @@ extern "C" {
 // call in this thread.
 const char *sivshm_last_error(void);
 
-// Opens a session for a service: at `path`, or where this program runs if `path` is null. The identity
-// may be freed afterwards.
+// Opens a session for a service: at `path`, or where this program runs if `path` is null. The
+// identity may be freed afterwards.
 //
 // # Safety
 // `identity` is a live identity; `path` is null or a string; `*session` is writable.
@@ -165,12 +165,12 @@ int sivshm_session_open(const sivshm_identity *identity,
 void sivshm_session_close(sivshm_session *session);
 
 // Opens this service's end of a channel, once every service at the other end has opened its own:
-// `peers` are `count` names of them, `VM/SERVICE` or whole SPIFFE IDs. Null `options` wait 30 seconds,
-// by interrupt, with any integrity.
+// `peers` are `count` names of them, `VM/SERVICE` or whole SPIFFE IDs. Null `options` wait 30
+// seconds, by interrupt, with any integrity.
 //
 // # Safety
-// `session` is a live session; `channel` is a string; `peers` are `count` strings; `options` is null, or
-// readable with a `cancel` that is null or live; `*end` is writable.
+// `session` is a live session; `channel` is a string; `peers` are `count` strings; `options` is
+// null, or readable with a `cancel` that is null or live; `*end` is writable.
 int sivshm_channel_open(const sivshm_session *session,
                         const char *channel,
                         const char *const *peers,
@@ -224,8 +224,8 @@ void sivshm_cancel_now(const sivshm_cancel *cancel);
 // `cancel` is null or live, and is not used again.
 void sivshm_cancel_free(sivshm_cancel *cancel);
 
-// Loads an identity from PEM files: the SVID with its intermediates, its key, the trust bundle and,
-// unless `crl` is null, a revocation list.
+// Loads an identity from PEM files: the SVID with its intermediates, its key, the trust bundle
+// and, unless `crl` is null, a revocation list.
 //
 // # Safety
 // `svid`, `key` and `bundle` are strings; `crl` is null or a string; `*identity` is writable.

@@ -52,9 +52,9 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// Gives bytes to the device process, as many as it takes now.
     fn write(&self, from: &[u8]) -> Result<usize, Error>;
 
-    /// Sleeps until something that is awaited has come, or [`Self::wake`] was called since the sleep
-    /// before. May return early. The control thread's alone: where no kernel serves the session,
-    /// this does.
+    /// Sleeps until something that is awaited has come, or [`Self::wake`] was called since the
+    /// sleep before. May return early. The control thread's alone: where no kernel serves the
+    /// session, this does.
     fn sleep(&self, awaited: Awaited) -> Result<(), Error>;
 
     /// Ends the control thread's sleep, or its next one.

@@ -35,8 +35,8 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::Refused`] says who does not want the channel, and why; [`Error::Timeout`] what was
-    /// waited for; [`Error::Cancelled`]; [`Error::Ended`] and [`Error::Handshake`] that the session is of
-    /// no use; [`Error::Name`] and [`Error::Peers`] that the caller's names are wrong;
+    /// waited for; [`Error::Cancelled`]; [`Error::Ended`] and [`Error::Handshake`] that the session
+    /// is of no use; [`Error::Name`] and [`Error::Peers`] that the caller's names are wrong;
     /// [`Error::Host`].
     pub fn open(session: &Session, name: &str, options: &Open) -> Result<Self, Error> {
         Self::open_as(None, session, name, options)

@@ -17,8 +17,8 @@ use crate::error::{BadPeers, Error};
 /// Where a guest keeps what its services authenticate with.
 const FOLDER: &str = "/etc/sivshm";
 
-/// Longest file that is read: four certificates of 4 KiB each in PEM, or the roots of a trust domain,
-/// or a revocation list of some thousand entries.
+/// Longest file that is read: four certificates of 4 KiB each in PEM, or the roots of a trust
+/// domain, or a revocation list of some thousand entries.
 const MAX_FILE_BYTES: usize = 256 * 1024;
 
 /// The identity of a service: `spiffe://DOMAIN/vm/VM/svc/SERVICE`.

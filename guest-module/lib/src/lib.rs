@@ -1,9 +1,10 @@
-//! libsivshm: channels of shared memory between services in different VMs (DESIGN sections 9 and 11).
+//! libsivshm: channels of shared memory between services in different VMs (DESIGN sections 9 and
+//! 11).
 //!
-//! A program loads the [`Identity`] of its service, opens a [`Session`] with it, and opens its ends of
-//! channels by name, saying whom it expects at the other end. A channel opens when both services have
-//! proved to each other who they are, both device processes have found that the policy allows it, and
-//! both gates have been told.
+//! A program loads the [`Identity`] of its service, opens a [`Session`] with it, and opens its ends
+//! of channels by name, saying whom it expects at the other end. A channel opens when both services
+//! have proved to each other who they are, both device processes have found that the policy allows
+//! it, and both gates have been told.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -23,17 +24,17 @@
 //! # }
 //! ```
 //!
-//! The same program runs in a guest, over `/dev/sivshm`, and in a host process that stands in for
-//! a VM (`sivshm run VM --attach --service NAME`), where the environment says what was granted and the
-//! guest's gate runs in-process.
+//! The same program runs in a guest, over `/dev/sivshm`, and in a host process that stands in for a
+//! VM (`sivshm run VM --attach --service NAME`), where the environment says what was granted and
+//! the guest's gate runs in-process.
 //!
 //! # Who says what to whom
 //!
-//! A thread of the session ("sivshm-control") does all of it: TLS with this VM's device process, and
-//! through that the signed `open`, `accept` and `confirm` with each peer's service. It sleeps unless
-//! something has come. The key stays in this process. A device process says which ranges an end consists
-//! of, but is not believed about who is at the other end: that is the peer's signature, and only grants of
-//! the epoch that both services have signed are used.
+//! A thread of the session ("sivshm-control") does all of it: TLS with this VM's device process,
+//! and through that the signed `open`, `accept` and `confirm` with each peer's service. It sleeps
+//! unless something has come. The key stays in this process. A device process says which ranges an
+//! end consists of, but is not believed about who is at the other end: that is the peer's
+//! signature, and only grants of the epoch that both services have signed are used.
 //!
 //! # What a peer can do
 //!
@@ -43,17 +44,18 @@
 //!
 //! # When a channel ends
 //!
-//! A channel ends when either service closes it, leaves or restarts, when an SVID that it stands on ends or
-//! is withdrawn, when the operator or a newer policy takes it away, or when a VM is gone. From then on every
-//! call that waits, and every call on a region, fails with [`Error::Revoked`] and the reason. Unless this
-//! service or the policy has ended it, the session shakes hands again by itself as soon as the other end is
-//! back: `renew` on the end waits for that and takes up the new epoch. With several readers, a writer's end
-//! ends with the first of them, and its renewal goes on in the same epoch.
+//! A channel ends when either service closes it, leaves or restarts, when an SVID that it stands on
+//! ends or is withdrawn, when the operator or a newer policy takes it away, or when a VM is gone.
+//! From then on every call that waits, and every call on a region, fails with [`Error::Revoked`]
+//! and the reason. Unless this service or the policy has ended it, the session shakes hands again
+//! by itself as soon as the other end is back: `renew` on the end waits for that and takes up the
+//! new epoch. With several readers, a writer's end ends with the first of them, and its renewal
+//! goes on in the same epoch.
 //!
-//! A grant may end between the question whether it stands and the access: in a guest the kernel then answers
-//! the access with `SIGBUS`, in this process and in no other. A program that must survive this handles the
-//! signal or keeps the channel in a child. In an attached process the pages are replaced by empty ones
-//! instead.
+//! A grant may end between the question whether it stands and the access: in a guest the kernel
+//! then answers the access with `SIGBUS`, in this process and in no other. A program that must
+//! survive this handles the signal or keeps the channel in a child. In an attached process the
+//! pages are replaced by empty ones instead.
 
 mod attached;
 mod backend;

@@ -40,8 +40,8 @@ impl RegionWriter {
         Ok(())
     }
 
-    /// Number of this pairing of the channel's ends; another one after a renewal, unless the channel
-    /// has several readers and it was one of them that came back.
+    /// Number of this pairing of the channel's ends; another one after a renewal, unless the
+    /// channel has several readers and it was one of them that came back.
     #[must_use]
     pub const fn epoch(&self) -> u64 {
         self.end.epoch

@@ -24,9 +24,10 @@ use crate::ring::{Consumer, Producer};
 /// One open file of the guest device, or what stands in for it in an attached host process, and a
 /// thread that proves to the VM's device process whose it is.
 ///
-/// Which channels it has follows from the policy, from its identity, and from what the kernel attests
-/// about this process. The session ends when it and every end taken from it are dropped, and belongs to
-/// this process: a child that was forked has no access, and has to leave session and ends alone.
+/// Which channels it has follows from the policy, from its identity, and from what the kernel
+/// attests about this process. The session ends when it and every end taken from it are dropped,
+/// and belongs to this process: a child that was forked has no access, and has to leave session and
+/// ends alone.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) control: Arc<Control>,
@@ -35,8 +36,8 @@ pub struct Session {
 
 impl Session {
     /// Opens a session where this program runs: attached if the environment says so, else at
-    /// [`DEVICE_PATH`]. What the device process thinks of the identity is what the first opening of a
-    /// channel says.
+    /// [`DEVICE_PATH`]. What the device process thinks of the identity is what the first opening of
+    /// a channel says.
     ///
     /// # Errors
     /// [`Error::Open`]; [`Error::Handshake`] if the identity can't be used.

@@ -123,12 +123,12 @@ unsafe fn options(request: Request) -> Result<Open, Failed> {
 }
 
 /// Opens this service's end of a channel, once every service at the other end has opened its own:
-/// `peers` are `count` names of them, `VM/SERVICE` or whole SPIFFE IDs. Null `options` wait 30 seconds,
-/// by interrupt, with any integrity.
+/// `peers` are `count` names of them, `VM/SERVICE` or whole SPIFFE IDs. Null `options` wait 30
+/// seconds, by interrupt, with any integrity.
 ///
 /// # Safety
-/// `session` is a live session; `channel` is a string; `peers` are `count` strings; `options` is null, or
-/// readable with a `cancel` that is null or live; `*end` is writable.
+/// `session` is a live session; `channel` is a string; `peers` are `count` strings; `options` is
+/// null, or readable with a `cancel` that is null or live; `*end` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sivshm_channel_open(
     session: *const sivshm_session,

@@ -18,8 +18,8 @@ use crate::Identity;
 #[derive(Debug)]
 pub struct sivshm_identity(pub(super) Identity);
 
-/// Loads an identity from PEM files: the SVID with its intermediates, its key, the trust bundle and,
-/// unless `crl` is null, a revocation list.
+/// Loads an identity from PEM files: the SVID with its intermediates, its key, the trust bundle
+/// and, unless `crl` is null, a revocation list.
 ///
 /// # Safety
 /// `svid`, `key` and `bundle` are strings; `crl` is null or a string; `*identity` is writable.

@@ -208,8 +208,8 @@ fn timeout(timeout_ms: u32) -> Duration {
     }
 }
 
-/// Opens a session for a service: at `path`, or where this program runs if `path` is null. The identity
-/// may be freed afterwards.
+/// Opens a session for a service: at `path`, or where this program runs if `path` is null. The
+/// identity may be freed afterwards.
 ///
 /// # Safety
 /// `identity` is a live identity; `path` is null or a string; `*session` is writable.

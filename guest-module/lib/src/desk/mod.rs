@@ -44,8 +44,8 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// What to say to the device process. Only writers have several peers; of one end it is not known
-    /// which it is, and the writer's comes first.
+    /// What to say to the device process. Only writers have several peers; of one end it is not
+    /// known which it is, and the writer's comes first.
     fn wants(&self) -> impl Iterator<Item = Want> {
         self.peers.iter().map(|peer| Want {
             channel: self.channel,
@@ -147,8 +147,8 @@ impl Desk {
         self.lock().check(channel, ticket, counts)
     }
 
-    /// Has the control thread look at the list, if it does not know yet that the session has changed:
-    /// whoever lists takes the news from the device file.
+    /// Has the control thread look at the list, if it does not know yet that the session has
+    /// changed: whoever lists takes the news from the device file.
     pub(crate) fn has_changed(&self, status: Status) {
         if self.lock().note_changes(status.changes) {
             self.backend.wake();
