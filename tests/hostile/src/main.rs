@@ -37,6 +37,8 @@ enum Party {
     GuestRevoked,
     /// Root in a guest with the module loaded.
     GuestRoot(guest_root::Options),
+    /// Root in a guest with the module loaded, before and after it is shut out of it.
+    GuestLocked(guest_root::LockedOptions),
     /// Root in a guest without the module.
     GuestBars,
     /// A writer's view of its slices, in a host process that stands in for its VM.
@@ -76,6 +78,7 @@ fn main() -> std::process::ExitCode {
         Party::GuestUser(options) => guest_user::run(options),
         Party::GuestRevoked => guest_user::until_revoked(),
         Party::GuestRoot(options) => guest_root::run(&options),
+        Party::GuestLocked(options) => return guest_root::locked(&options),
         Party::GuestBars => guest_root::bars(),
         Party::Slices { action } => {
             if let Err(errno) = slices::run(action) {

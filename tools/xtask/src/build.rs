@@ -48,7 +48,7 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
         "-p",
         "sivshm-ca",
     ]))?;
-    let programs = guest_programs(&["sivshm-examples", "sivshm-hostile"])?;
+    let programs = guest_programs(&["sivshm-examples", "sivshm-hostile", "sivshm-cli"])?;
     c_programs(&programs)?;
     let artifacts = Artifacts {
         bin: collect(
@@ -59,7 +59,7 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
         guest: collect(
             "programs",
             &programs,
-            &["mapper", "reducer", "hostile", "echo", "say"],
+            &["mapper", "reducer", "hostile", "echo", "say", "sivshm"],
         )?,
         vm: with_vms.then(vm).transpose()?,
     };

@@ -130,6 +130,18 @@ impl Function {
         config.write_all_at(&bytes, MEMORY_BAR).map_err(errno_of)
     }
 
+    /// The same through `/proc/bus/pci`.
+    pub fn set_bar_by_proc(&self, address: u64) -> nix::Result<()> {
+        let place = self
+            .name
+            .split_once(':')
+            .map(|(_, place)| place.replace(':', "/"));
+        let place = place.ok_or(Errno::ENODEV)?;
+        let config = open(&Path::new("/proc/bus/pci").join(place))?;
+        let bytes = address.to_le_bytes();
+        config.write_all_at(&bytes, MEMORY_BAR).map_err(errno_of)
+    }
+
     /// First and last address of a BAR.
     fn range(&self, bar: usize) -> Option<(u64, u64)> {
         let table = self.read("resource");

@@ -4,6 +4,7 @@
 
 mod bars;
 mod function;
+mod locked;
 mod module;
 
 use std::io::{Read as _, Write as _};
@@ -21,6 +22,7 @@ use crate::report::{Got, attack};
 
 pub use self::bars::run as bars;
 use self::function::{Function, write_to};
+pub use self::locked::{Options as LockedOptions, run as locked};
 
 /// Another driver, which can hold any function.
 const OTHER_DRIVER: &str = "uio_pci_generic";
@@ -41,9 +43,9 @@ pub fn run(options: &Options) {
     memory(&ours, &foreign);
     drivers(&ours, &foreign);
     removal(&ours, &foreign);
-    let in_use = while_the_service_holds(|_| module::unload().into());
+    let in_use = while_the_service_holds(|_| module::unload(module::OURS).into());
     moved_bar(&ours);
-    let unused = module::unload().into();
+    let unused = module::unload(module::OURS).into();
     attack("unload-in-use", Got::Errno(Errno::EAGAIN), in_use, unused);
     let loaded = module::load(&options.module).into();
     let works = scene(|s| s.map(&s.writable()?, RW).map(|m| store(m.start, 1)));
