@@ -79,14 +79,6 @@ impl Numbers {
     }
 }
 
-#[cfg(test)]
-impl Numbers {
-    /// The generation given out last.
-    pub(crate) const fn last(&self) -> Generation {
-        self.generation
-    }
-}
-
 /// What an authenticated peer gets from this VM, and what it must give: the slices and the doorbell
 /// of the policy, and nothing else. A peer that the policy does not name gets nothing.
 ///

@@ -63,7 +63,7 @@ impl Frame {
 #[derive(Debug)]
 pub enum Said {
     /// A service that has proved who it is says something.
-    Message(SessionId, Message),
+    Message(SessionId, Box<Message>),
     /// A session has ended.
     Closed(SessionId),
     /// The guest has let go of a part of a channel.
@@ -253,7 +253,7 @@ impl Sessions {
         while session.proof().is_some()
             && let Some(message) = session.next(now)
         {
-            self.said.push_back(Said::Message(id, message));
+            self.said.push_back(Said::Message(id, Box::new(message)));
         }
     }
 
@@ -278,3 +278,6 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

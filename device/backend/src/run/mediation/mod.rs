@@ -6,7 +6,10 @@
 //! No input and no output: what is to be done comes back as [`Order`]s, to be carried out in their
 //! order. Each message is checked in exactly one place; what is not awaited is refused.
 
+mod ending;
+mod order;
 mod pairing;
+mod planned;
 mod reader;
 mod steps;
 mod writer;
@@ -15,116 +18,23 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sivshm_abi::frame::{Reason, SessionId};
-use sivshm_abi::grant::{Access, Part};
-use sivshm_abi::identity::{SpiffeId, Subject};
+use sivshm_abi::identity::SpiffeId;
+use sivshm_handshake::service::Agreement;
 use sivshm_handshake::service::wire::{
-    self, Content, Message, MessageType, RefusalReason, Role, ServiceRefusal,
+    self, Content, Message, MessageType, RefusalReason, ServiceRefusal,
 };
-use sivshm_handshake::service::{Agreement, OpenTerms, ServiceFault};
-use sivshm_policy::plan::{ChannelIndex, Plan, PlannedGrant, Vm};
+use sivshm_policy::plan::{ChannelIndex, Plan, Vm};
 
 use crate::audit::{Blame, Decision};
 use crate::run::admission::{self, Scope};
 use crate::run::bucket::{TokenBucket, interval};
 use crate::run::limits::{SIGNED_AT_ONCE, SIGNED_PER_PAIRING, SIGNED_PER_SECOND};
 use crate::run::sessions::Said;
-pub use pairing::{Pairing, PairingId, Planned, needs_signature};
-
-/// Something to do.
-#[derive(Debug)]
-pub enum Order {
-    /// Record this, before anything that follows.
-    Record(Note),
-    /// Tell a service of this VM.
-    Tell(SessionId, Message),
-    /// Pass to the device process of a peer.
-    Pass(usize, Message),
-    /// Grant this VM's end of a pairing to a session; [`Mediation::agreement`] says for what. If that
-    /// fails, what follows is not so: [`Mediation::not_installed`] has what is to be done instead.
-    Install(PairingId, SessionId),
-    /// Take back what a session was granted; [`Mediation::taken_back`] has how it goes on.
-    TakeBack(PairingId, SessionId, Reason),
-}
-
-/// What is to be recorded about a pairing.
-#[derive(Debug)]
-pub struct Note {
-    /// How it was decided.
-    pub decision: Decision,
-    /// Who is at fault, if it is a denial or an end.
-    pub blame: Blame,
-    /// The services.
-    pub who: String,
-    /// The channel.
-    pub what: String,
-    /// Why.
-    pub reason: String,
-}
-
-/// What pairings have to know about grants and sessions.
-pub trait Gate {
-    /// Whether the guest has let go of everything that it was granted for a pairing and that has
-    /// been taken back.
-    fn settled(&self, scope: &Scope<'_>, pairing: &Planned) -> bool;
-    /// Which service of the VM a session has proved to be.
-    fn service(&self, session: SessionId) -> Option<usize>;
-}
-
-/// One of the two parties next to this device process.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Party {
-    /// The service of this VM.
-    Service,
-    /// The peer's device process.
-    Peer,
-}
-
-/// What a step wants done.
-#[derive(Debug)]
-enum Act {
-    Tell(Content),
-    Pass(Content),
-    Install,
-}
-
-/// What a step looks at.
-#[derive(Debug)]
-struct Context<'a> {
-    scope: &'a Scope<'a>,
-    /// What kind of message it is about.
-    kind: MessageType,
-    /// What an `open` of the pairing has to say; none while the peer's slices are not known.
-    terms: Option<OpenTerms>,
-    /// The epoch of the channel's other pairings.
-    epoch: Option<u64>,
-}
-
-/// Why a message is refused.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error(transparent)]
-    Checked(#[from] ServiceFault),
-    #[error("{0}")]
-    Refused(RefusalReason),
-    #[error("`{0}` came when something else was awaited")]
-    OutOfTurn(MessageType),
-}
-
-impl From<RefusalReason> for Fault {
-    fn from(reason: RefusalReason) -> Self {
-        Self::Refused(reason)
-    }
-}
-
-impl Fault {
-    const fn reason(&self) -> RefusalReason {
-        match self {
-            Self::Checked(fault) => fault.reason(),
-            Self::Refused(reason) => *reason,
-            Self::OutOfTurn(_) => RefusalReason::Protocol,
-        }
-    }
-}
+use order::Context;
+pub use order::{Gate, Note, Order, needs_signature};
+pub use pairing::Pairing;
+use planned::plan_pairing;
+pub use planned::{PairingId, Planned};
 
 /// All pairings that this VM has a part in.
 #[derive(Debug)]
@@ -209,7 +119,7 @@ impl Mediation {
     /// Something happened to a session.
     pub fn on_said(&mut self, said: Said, scope: &Scope<'_>, gate: &impl Gate) -> Vec<Order> {
         match said {
-            Said::Message(session, message) => self.on_service(session, message, scope, gate),
+            Said::Message(session, message) => self.on_service(session, *message, scope, gate),
             Said::Closed(session) => self.each(scope, gate, |pairing| pairing.on_closed(session)),
             Said::Gone => self.each(scope, gate, |pairing| pairing.leave(Reason::Closed)),
             Said::LetGo(channel) => {
@@ -397,45 +307,4 @@ pub fn signed_bucket(pairings: usize, now: Instant) -> TokenBucket {
     let pairings = u32::try_from(pairings).unwrap_or(u32::MAX);
     let at_once = SIGNED_AT_ONCE.saturating_add(SIGNED_PER_PAIRING.saturating_mul(pairings));
     TokenBucket::new(at_once, interval(SIGNED_PER_SECOND), now)
-}
-
-/// The pairing of a service's planned grant of an acknowledgement line: each pairing has one.
-fn plan_pairing(
-    plan: &Plan,
-    device: SpiffeId,
-    service: usize,
-    grant: &PlannedGrant,
-) -> Option<Planned> {
-    let Part::Ack(reader) = grant.part else {
-        return None;
-    };
-    let channel = plan.channel(grant.channel)?;
-    let id = |end: sivshm_policy::plan::ServiceRef| {
-        Some(SpiffeId {
-            domain: plan.trust_domain,
-            subject: Subject::Service(plan.vm_at(end.vm)?.name, end.service),
-        })
-    };
-    let reads = id(*channel.to.get(usize::from(reader))?)?;
-    Some(Planned {
-        id: PairingId {
-            channel: grant.channel,
-            reader,
-        },
-        name: wire::Pairing {
-            channel: channel.name,
-            reader: reads,
-        },
-        writer: id(channel.from)?,
-        reader: reads,
-        role: match grant.access {
-            Access::ReadWrite => Role::Reader,
-            Access::ReadOnly => Role::Writer,
-        },
-        service,
-        peer: usize::from(grant.peer?),
-        kind: channel.kind,
-        readers: u8::try_from(channel.to.len()).ok()?,
-        device,
-    })
 }

@@ -8,90 +8,23 @@
 use std::time::Instant;
 
 use sivshm_abi::frame::{Reason, SessionId};
-use sivshm_abi::grant::{Integrity, Kind, Part};
-use sivshm_abi::identity::{SpiffeId, Subject};
-use sivshm_handshake::service::wire::{
-    self, Content, Message, Open, RefusalReason, Role, ServiceRefusal, Terms,
-};
-use sivshm_policy::plan::{ChannelIndex, PlannedGrant};
+use sivshm_abi::grant::Integrity;
+use sivshm_abi::identity::SpiffeId;
+use sivshm_handshake::service::wire::{Content, Open, RefusalReason, Role, ServiceRefusal, Terms};
 
+use super::ending::{UnderWay, of_peer};
+use super::order::{Act, Context, Fault, Gate, Order, Party, needs_signature};
+use super::planned::Planned;
 use super::reader::{self, Waiting};
 use super::steps::{Live, Step};
-use super::{Act, Context, Fault, Gate, Note, Order, Party, writer};
+use super::writer;
 use crate::audit::{Blame, Decision};
 use crate::run::admission::{self, Scope};
 use crate::run::bucket::TokenBucket;
 
-/// A channel and one of its readers, by the plan's numbers.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct PairingId {
-    /// The channel.
-    pub channel: ChannelIndex,
-    /// Number of the reader.
-    pub reader: u8,
-}
-
-impl PairingId {
-    /// Whether a planned grant is for this pairing. The data of a writer with several readers is for
-    /// all of them.
-    #[must_use]
-    pub fn has(self, planned: &PlannedGrant) -> bool {
-        let part = planned.part;
-        planned.channel == self.channel && (part == Part::Data || part == Part::Ack(self.reader))
-    }
-}
-
-/// What the policy says about a pairing.
-#[derive(Clone, Copy, Debug)]
-pub struct Planned {
-    /// Which one.
-    pub id: PairingId,
-    /// The same as messages name it.
-    pub name: wire::Pairing,
-    /// The service that writes.
-    pub writer: SpiffeId,
-    /// The service that reads.
-    pub reader: SpiffeId,
-    /// The end of this VM.
-    pub role: Role,
-    /// Index of this VM's service.
-    pub service: usize,
-    /// Index of the peer at the other end.
-    pub peer: usize,
-    /// The channel's kind.
-    pub kind: Kind,
-    /// Readers of the channel.
-    pub readers: u8,
-    /// This VM's device process, which refuses by this name.
-    pub device: SpiffeId,
-}
-
-impl Planned {
-    const fn own(&self) -> SpiffeId {
-        match self.role {
-            Role::Writer => self.writer,
-            Role::Reader => self.reader,
-        }
-    }
-
-    const fn other(&self) -> SpiffeId {
-        match self.role {
-            Role::Writer => self.reader,
-            Role::Reader => self.writer,
-        }
-    }
-
-    const fn integrity(&self) -> Integrity {
-        match self.kind {
-            Kind::Region => Integrity::None,
-            Kind::Ring { integrity, .. } => integrity,
-        }
-    }
-}
-
 /// What the two device processes have said to each other about a pairing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Round {
+pub(super) enum Round {
     /// Nothing, or both their last words.
     Closed,
     /// The writer's has passed an `open`.
@@ -105,15 +38,15 @@ enum Round {
 /// One pairing.
 #[derive(Debug)]
 pub struct Pairing {
-    planned: Planned,
-    round: Round,
+    pub(super) planned: Planned,
+    pub(super) round: Round,
     /// The session that wants it and has nothing under way yet.
-    wanted: Option<SessionId>,
+    pub(super) wanted: Option<SessionId>,
     /// At the reader's: the `open` that waits for it.
-    waiting: Option<Waiting>,
-    step: Step,
+    pub(super) waiting: Option<Waiting>,
+    pub(super) step: Step,
     /// Why it is never opened again by this process.
-    over: Option<Reason>,
+    pub(super) over: Option<Reason>,
 }
 
 impl Pairing {
@@ -219,19 +152,17 @@ impl Pairing {
         let under_way = self.step.session().is_some();
         match content {
             Content::Want { peer, integrity } if !under_way => {
-                match self.judge_want(peer, integrity) {
-                    Ok(()) => {
-                        self.wanted = Some(session);
-                        Vec::new()
-                    }
-                    Err(word) => vec![self.tell(session, word)],
+                let refused = self.judge_want(peer, integrity);
+                if refused.is_none() {
+                    self.wanted = Some(session);
                 }
+                refused.map(|word| self.tell(session, word)).into_iter().collect()
             }
             Content::End(_) => self.leave(Reason::Closed),
             Content::Refusal(refusal) if under_way => {
                 let by = self.planned.own();
                 let refusal = ServiceRefusal { by, ..refusal };
-                let mut orders = vec![self.denied(Blame::Peer, &refusal)];
+                let mut orders = vec![self.denied(Blame::Peer, refusal)];
                 let word = Some(Content::Refusal(refusal));
                 orders.extend(self.finish(None, word, Reason::Protocol));
                 orders
@@ -243,17 +174,18 @@ impl Pairing {
     }
 
     /// What a service is told that wants what it may not.
-    fn judge_want(&self, peer: SpiffeId, integrity: Option<Integrity>) -> Result<(), Content> {
+    fn judge_want(&self, peer: SpiffeId, integrity: Option<Integrity>) -> Option<Content> {
         if let Some(reason) = self.over {
-            return Err(Content::End(reason));
+            return Some(Content::End(reason));
         }
-        if peer != self.planned.other() {
-            return Err(self.refusal(RefusalReason::Peer));
-        }
-        if integrity.is_some_and(|wanted| wanted != self.planned.integrity()) {
-            return Err(self.refusal(RefusalReason::Integrity));
-        }
-        Ok(())
+        let reason = if peer != self.planned.other() {
+            RefusalReason::Peer
+        } else if integrity.is_some_and(|wanted| wanted != self.planned.integrity()) {
+            RefusalReason::Integrity
+        } else {
+            return None;
+        };
+        Some(self.refusal(reason))
     }
 
     /// The peer's device process says something about the pairing. `signed` bounds how often it may
@@ -276,7 +208,7 @@ impl Pairing {
             }
             (Content::Refusal(refusal), Round::Open) => {
                 let refusal = self.of_peer(refusal);
-                let mut orders = vec![self.denied(Blame::Peer, &refusal)];
+                let mut orders = vec![self.denied(Blame::Peer, refusal)];
                 let word = Content::Refusal(refusal);
                 orders.extend(self.last_word_of_peer(word, Reason::OtherEnd));
                 orders
@@ -363,127 +295,6 @@ impl Pairing {
         }
     }
 
-    /// Refuses what a party said, by number to everybody who has a part in it.
-    fn refuse(&mut self, whose: Party, fault: &Fault) -> Vec<Order> {
-        let step = std::mem::take(&mut self.step);
-        self.refuse_under_way(UnderWay::of(&step), whose, fault)
-    }
-
-    fn refuse_under_way(&mut self, what: UnderWay, whose: Party, fault: &Fault) -> Vec<Order> {
-        let blame = match whose {
-            Party::Service => Blame::Guest,
-            Party::Peer => Blame::Peer,
-        };
-        let mut orders = vec![self.denied(blame, fault)];
-        let word = self.refusal(fault.reason());
-        orders.extend(self.end(what, Some(word.clone()), Some(word), Reason::Protocol));
-        orders
-    }
-
-    /// The peer has said that the round is over.
-    fn last_word_of_peer(&mut self, word: Content, reason: Reason) -> Vec<Order> {
-        self.round = Round::Owed;
-        self.finish(Some(word), None, reason)
-    }
-
-    /// Ends what is under way: takes back what was granted, and says the last words to the own
-    /// service and to the peer.
-    fn finish(
-        &mut self,
-        to_service: Option<Content>,
-        to_peer: Option<Content>,
-        reason: Reason,
-    ) -> Vec<Order> {
-        let step = std::mem::take(&mut self.step);
-        self.end(UnderWay::of(&step), to_service, to_peer, reason)
-    }
-
-    fn end(
-        &mut self,
-        what: UnderWay,
-        to_service: Option<Content>,
-        to_peer: Option<Content>,
-        reason: Reason,
-    ) -> Vec<Order> {
-        let mut orders = Vec::new();
-        if let UnderWay::Live(session) = what {
-            orders.push(self.note(Decision::End, blame(reason), reason.words()));
-            orders.push(Order::TakeBack(self.planned.id, session, reason));
-        }
-        if let (Some(session), Some(word)) = (what.session(), to_service) {
-            orders.push(self.tell(session, word));
-        }
-        self.waiting = None;
-        if self.round == Round::Open {
-            self.round = match to_peer {
-                Some(_) => Round::Ending,
-                None => Round::Closed,
-            };
-            orders.extend(to_peer.map(|word| self.pass(word)));
-        }
-        orders
-    }
-
-    /// The service, or its session, leaves; an `open` of the other end goes on waiting for the next.
-    pub(super) fn leave(&mut self, reason: Reason) -> Vec<Order> {
-        self.wanted = None;
-        match self.step {
-            Step::Idle => Vec::new(),
-            _ => self.finish(None, Some(Content::End(Reason::OtherEnd)), reason),
-        }
-    }
-
-    /// A session has ended.
-    pub(super) fn on_closed(&mut self, session: SessionId) -> Vec<Order> {
-        match self.wanted.or(self.step.session()) {
-            Some(ours) if ours == session => self.leave(Reason::Closed),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The link with the peer is gone, and with it the round.
-    pub(super) fn unlink(&mut self) -> Vec<Order> {
-        let gone = Reason::PeerGone;
-        let orders = self.finish(Some(Content::End(gone)), None, gone);
-        self.round = Round::Closed;
-        orders
-    }
-
-    /// Ends what is under way; it may be opened again.
-    pub(super) fn interrupt(&mut self, reason: Reason) -> Vec<Order> {
-        let word = Content::End(reason);
-        self.finish(Some(word.clone()), Some(word), reason)
-    }
-
-    /// Ends the pairing for the life of this process.
-    pub(super) fn end_for_good(&mut self, reason: Reason) -> Vec<Order> {
-        self.over = Some(reason);
-        let wanted = self.wanted.take();
-        let told = wanted.map(|session| self.tell(session, Content::End(reason)));
-        let mut orders = self.interrupt(reason);
-        orders.extend(told);
-        orders
-    }
-
-    /// Ends what was not completed in time.
-    pub(super) fn on_time(&mut self, now: Instant) -> Vec<Order> {
-        if self
-            .waiting
-            .as_ref()
-            .is_some_and(|waiting| waiting.until <= now)
-        {
-            let late = self.refusal(RefusalReason::Late);
-            return self.finish(None, Some(late), Reason::Incomplete);
-        }
-        if self.step.until().is_some_and(|until| until <= now) {
-            let mut orders =
-                vec![self.note(Decision::Deny, Blame::Peer, Reason::Incomplete.words())];
-            orders.extend(self.interrupt(Reason::Incomplete));
-            return orders;
-        }
-        Vec::new()
-    }
-
     /// What the service has to sign, or to compare.
     fn terms(&self, scope: &Scope<'_>) -> Option<Terms> {
         let terms = admission::open_terms(scope, &self.planned)?;
@@ -497,115 +308,5 @@ impl Pairing {
             reader: self.planned.id.reader,
             readers: self.planned.readers,
         })
-    }
-
-    /// A peer's device process speaks for itself and for the services of its VM only.
-    fn of_peer(&self, refusal: ServiceRefusal) -> ServiceRefusal {
-        let other = self.planned.other();
-        let device = SpiffeId {
-            domain: other.domain,
-            subject: match other.subject {
-                Subject::Device(vm) | Subject::Service(vm, _) => Subject::Device(vm),
-            },
-        };
-        if refusal.by == other || refusal.by == device {
-            return refusal;
-        }
-        ServiceRefusal {
-            by: device,
-            reason: refusal.reason,
-        }
-    }
-
-    fn refusal(&self, reason: RefusalReason) -> Content {
-        Content::Refusal(ServiceRefusal {
-            by: self.planned.device,
-            reason,
-        })
-    }
-
-    const fn message(&self, content: Content) -> Message {
-        Message {
-            pairing: self.planned.name,
-            content,
-        }
-    }
-
-    fn tell(&self, session: SessionId, content: Content) -> Order {
-        Order::Tell(session, self.message(content))
-    }
-
-    fn pass(&self, content: Content) -> Order {
-        Order::Pass(self.planned.peer, self.message(content))
-    }
-
-    fn denied(&self, blame: Blame, why: impl std::fmt::Display) -> Order {
-        self.note(Decision::Deny, blame, why)
-    }
-
-    fn note(&self, decision: Decision, blame: Blame, why: impl std::fmt::Display) -> Order {
-        Order::Record(Note {
-            decision,
-            blame,
-            who: format!("{} and {}", self.planned.writer, self.planned.reader),
-            what: format!("channel {}", self.planned.name.channel),
-            reason: why.to_string(),
-        })
-    }
-}
-
-/// What a step leaves to be ended.
-#[derive(Clone, Copy, Debug)]
-enum UnderWay {
-    Nothing,
-    Opening(SessionId),
-    Live(SessionId),
-}
-
-impl UnderWay {
-    const fn of(step: &Step) -> Self {
-        match (step.session(), step.live()) {
-            (Some(session), Some(_)) => Self::Live(session),
-            (Some(session), None) => Self::Opening(session),
-            (None, _) => Self::Nothing,
-        }
-    }
-
-    const fn session(self) -> Option<SessionId> {
-        match self {
-            Self::Nothing => None,
-            Self::Opening(session) | Self::Live(session) => Some(session),
-        }
-    }
-}
-
-/// Whether a message makes its receiver verify signatures.
-#[must_use]
-pub const fn needs_signature(content: &Content) -> bool {
-    matches!(
-        content,
-        Content::Open(_) | Content::Accept(_) | Content::Confirm(_)
-    )
-}
-
-/// Who is to blame for the end of a pairing.
-const fn blame(reason: Reason) -> Blame {
-    match reason {
-        Reason::PeerGone | Reason::OtherEnd | Reason::Incomplete | Reason::Protocol => Blame::Peer,
-        _ => Blame::Nobody,
-    }
-}
-
-/// A reason that a peer's device process may give; another one is its fault.
-const fn of_peer(reason: Reason) -> Reason {
-    match reason {
-        Reason::Admin
-        | Reason::PeerGone
-        | Reason::Expired
-        | Reason::Withdrawn
-        | Reason::Policy
-        | Reason::OtherEnd
-        | Reason::Incomplete => reason,
-        _ => Reason::Protocol,
     }
 }

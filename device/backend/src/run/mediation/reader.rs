@@ -7,8 +7,8 @@ use sivshm_handshake::service::limits::OPEN_LIFETIME;
 use sivshm_handshake::service::wire::{Content, Open, RefusalReason};
 use sivshm_handshake::service::{CheckedOpen, check_open};
 
+use super::order::{Act, Context, Fault, Party};
 use super::steps::{Opened, Step};
-use super::{Act, Context, Fault, Party};
 
 /// An `open` that waits for the reader.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use sivshm_handshake::service::check_open;
 use sivshm_handshake::service::wire::{Content, RefusalReason};
 
+use super::order::{Act, Context, Fault, Party};
 use super::steps::{Opened, Step};
-use super::{Act, Context, Fault, Party};
 
 /// Takes a message of the own service or of the reader's device process. Every message that is not
 /// named here is out of turn.

@@ -22,8 +22,8 @@ use crate::launch_wire::LaunchAnswer;
 use crate::paths::SocketDir;
 
 pub(super) struct Guest {
-    pub(super) launch: UnixStream,
-    pub(super) port: UnixStream,
+    /// The VMM's signs of life.
+    _connections: [UnixStream; 2],
     pub(super) windows: Vec<OwnedFd>,
     rings: ControlRings,
     kick: OwnedFd,
@@ -97,8 +97,7 @@ impl Guest {
         };
         let memory = Mapping::new(right(-1)).unwrap().shared();
         let mut this = Self {
-            launch,
-            port,
+            _connections: [launch, port],
             windows,
             rings: ControlRings::new(memory, Side::Guest).unwrap(),
             kick: right(0),
