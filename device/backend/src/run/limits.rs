@@ -41,16 +41,16 @@ pub const MAX_UNPROVED: usize = 4;
 /// host takes a second.
 pub const PROOF_WITHIN: Duration = Duration::from_secs(30);
 
-/// Messages with signatures, at once, of a session or a link that has few pairings: four rounds of
-/// `open`, `accept` and `confirm`.
-pub const SIGNED_AT_ONCE: u32 = 12;
+/// Wants and messages with signatures of a service, at once, apart from its pairings: as many as
+/// four rounds of `want`, `open` and `confirm` have.
+pub const COSTLY_AT_ONCE: u32 = 12;
 
-/// The same for each of its pairings: two rounds of the two messages that either side sends.
-pub const SIGNED_PER_PAIRING: u32 = 4;
+/// The same for each of its pairings: two rounds, for a service that starts twice.
+pub const COSTLY_PER_PAIRING: u32 = 6;
 
-/// Messages with signatures in a second: each costs up to four verifications, a quarter of a
-/// millisecond together, so that a flood takes under two percent of a core.
-pub const SIGNED_PER_SECOND: u32 = 64;
+/// The same in a second: each costs up to four verifications, a quarter of a millisecond together,
+/// so that a flood of one service takes under two percent of a core.
+pub const COSTLY_PER_SECOND: u32 = 64;
 
 /// Bytes that may wait for a session beyond its credit: TLS's own handshake with the longest chains,
 /// and answers to wants that are refused.
@@ -120,12 +120,18 @@ pub const LIMITS: &[(&str, u64)] = &[
         MAX_UNPROVED as u64,
     ),
     ("seconds to prove a service", PROOF_WITHIN.as_secs()),
-    ("signed messages at once", SIGNED_AT_ONCE as u64),
     (
-        "signed messages at once for each pairing",
-        SIGNED_PER_PAIRING as u64,
+        "costly messages of a service at once",
+        COSTLY_AT_ONCE as u64,
     ),
-    ("signed messages in a second", SIGNED_PER_SECOND as u64),
+    (
+        "costly messages of a service at once for each pairing",
+        COSTLY_PER_PAIRING as u64,
+    ),
+    (
+        "costly messages of a service in a second",
+        COSTLY_PER_SECOND as u64,
+    ),
     ("bytes that wait for a session", QUEUED_BYTES as u64),
     (
         "bytes that wait for a session for each pairing",

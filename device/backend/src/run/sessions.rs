@@ -24,9 +24,10 @@ use crate::audit::{Audit, AuditError, Blame};
 use crate::run::admission::{Numbers, Scope};
 use crate::run::bucket::TokenBucket;
 use crate::run::limits::MAX_WAITING_FRAMES;
+use crate::run::mediation::costly_bucket;
 use opening::opens_bucket;
 pub use session::Session;
-use session::Stage;
+use session::{Stage, pairings};
 
 /// Why the guest's frames can't be served any more.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,8 @@ pub struct Sessions {
     /// How often each service may be opened; under `None`, how often processes that are none are
     /// refused. A flood of one leaves the others theirs.
     opens: BTreeMap<Option<usize>, TokenBucket>,
+    /// How often each service may make this process verify signatures, over all of its sessions.
+    costly: BTreeMap<usize, TokenBucket>,
     /// Frames for the guest, oldest first.
     pub outgoing: VecDeque<(SessionId, Frame)>,
     /// What happened to sessions, oldest first. Taken before more frames of the guest are read.
@@ -99,6 +102,7 @@ impl Sessions {
             numbers: Numbers::new(seed),
             hellos: opens_bucket(now),
             opens: BTreeMap::new(),
+            costly: BTreeMap::new(),
             outgoing: VecDeque::new(),
             said: VecDeque::new(),
         }
@@ -133,7 +137,16 @@ impl Sessions {
     /// When [`Self::on_time`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.live.values().filter_map(Session::deadline).min()
+        let sessions = self.live.values();
+        sessions.filter_map(|session| self.due(session)).min()
+    }
+
+    /// When something has to be done about a session although the guest says nothing.
+    fn due(&self, session: &Session) -> Option<Instant> {
+        let waits = session.has_more() && session.proof().is_some();
+        let costly = self.costly.get(&session.service);
+        let heard = costly.filter(|_| waits).map(TokenBucket::next);
+        heard.or(session.until())
     }
 
     /// Ends sessions that did not prove in time who they are, and hears those that had to wait.
@@ -141,19 +154,16 @@ impl Sessions {
     /// # Errors
     /// The audit failed.
     pub fn on_time(&mut self, scope: &Scope<'_>, audit: &mut Audit<'_>) -> Result<(), AuditError> {
-        let due = self.live.iter().filter(|(_, session)| {
-            session
-                .deadline()
-                .is_some_and(|deadline| deadline <= scope.now)
-        });
-        let due: Vec<_> = due.map(|(id, _)| *id).collect();
-        for id in due {
-            match self.live.get(&id).map(|session| &session.stage) {
-                Some(Stage::Unproved(_)) => {
+        let due = |session: &Session| self.due(session).is_some_and(|due| due <= scope.now);
+        let due = self.live.iter().filter(|(_, session)| due(session));
+        let due: Vec<_> = due.map(|(id, session)| (*id, session.until())).collect();
+        for (id, unproved) in due {
+            match unproved {
+                Some(_) => {
                     let why = "it did not prove in time who it is";
                     self.end(id, Reason::Unproved, Blame::Guest, why, scope, audit)?;
                 }
-                _ => self.hear(id, scope.now),
+                None => self.hear(id, scope),
             }
         }
         Ok(())
@@ -225,7 +235,7 @@ impl Sessions {
             Ok(None) => {}
             Err(fault) => return self.fault(id, reason, &fault, scope, audit),
         }
-        self.hear(id, scope.now);
+        self.hear(id, scope);
         Ok(())
     }
 
@@ -246,13 +256,17 @@ impl Sessions {
     }
 
     /// Takes what a service has said, as far as its signatures may be verified now.
-    fn hear(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.live.get_mut(&id) else {
+    fn hear(&mut self, id: SessionId, scope: &Scope<'_>) {
+        let session = self.live.get_mut(&id);
+        let Some(session) = session.filter(|session| session.proof().is_some()) else {
             return;
         };
-        while session.proof().is_some()
-            && let Some(message) = session.next(now)
-        {
+        let service = scope.vm.services.get(session.service);
+        let costly = self
+            .costly
+            .entry(session.service)
+            .or_insert_with(|| costly_bucket(1, service.map_or(0, pairings), scope.now));
+        while let Some(message) = session.next(costly, scope.now) {
             self.said.push_back(Said::Message(id, Box::new(message)));
         }
     }

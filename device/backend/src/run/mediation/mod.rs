@@ -14,7 +14,7 @@ mod reader;
 mod steps;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use sivshm_abi::frame::{Reason, SessionId};
@@ -28,10 +28,10 @@ use sivshm_policy::plan::{ChannelIndex, Plan, Vm};
 use crate::audit::{Blame, Decision};
 use crate::run::admission::{self, Scope};
 use crate::run::bucket::{TokenBucket, interval};
-use crate::run::limits::{SIGNED_AT_ONCE, SIGNED_PER_PAIRING, SIGNED_PER_SECOND};
+use crate::run::limits::{COSTLY_AT_ONCE, COSTLY_PER_PAIRING, COSTLY_PER_SECOND};
 use crate::run::sessions::Said;
 use order::Context;
-pub use order::{Gate, Note, Order, needs_signature};
+pub use order::{Gate, Note, Order, is_costly};
 pub use pairing::Pairing;
 use planned::plan_pairing;
 pub use planned::{PairingId, Planned};
@@ -43,7 +43,7 @@ pub struct Mediation {
     pairings: BTreeMap<PairingId, Pairing>,
     names: BTreeMap<wire::Pairing, PairingId>,
     /// For each peer, how often it may make this process verify a signature.
-    signed: Vec<TokenBucket>,
+    costly: Vec<TokenBucket>,
 }
 
 impl Mediation {
@@ -63,16 +63,16 @@ impl Mediation {
             let planned = pairing.planned();
             (planned.name, planned.id)
         });
-        let signed = (0..vm.peers.len()).map(|peer| {
-            let with = pairings
-                .values()
-                .filter(|pairing| pairing.planned().peer == peer);
-            signed_bucket(with.count(), now)
+        let costly = (0..vm.peers.len()).map(|peer| {
+            let planned = pairings.values().map(Pairing::planned);
+            let with: Vec<_> = planned.filter(|planned| planned.peer == peer).collect();
+            let services: BTreeSet<_> = with.iter().map(|planned| planned.other()).collect();
+            costly_bucket(services.len(), with.len(), now)
         });
         Self {
             device,
             names: names.collect(),
-            signed: signed.collect(),
+            costly: costly.collect(),
             pairings,
         }
     }
@@ -162,9 +162,9 @@ impl Mediation {
         let id = self.names.get(&message.pairing).copied();
         let context = id.map(|id| self.context(id, message.kind(), scope));
         let pairing = id.and_then(|id| self.pairings.get_mut(&id));
-        match (pairing, context, self.signed.get_mut(peer)) {
-            (Some(pairing), Some(context), Some(signed)) if pairing.planned().peer == peer => {
-                let orders = pairing.on_peer(message.content, &context, signed);
+        match (pairing, context, self.costly.get_mut(peer)) {
+            (Some(pairing), Some(context), Some(costly)) if pairing.planned().peer == peer => {
+                let orders = pairing.on_peer(message.content, &context, costly);
                 go_on(pairing, orders, scope, gate)
             }
             _ => self.foreign(peer, &message),
@@ -302,9 +302,13 @@ fn go_on(
     orders
 }
 
-/// Bounds the signatures that are verified for a service, or for a peer, with so many pairings.
-pub fn signed_bucket(pairings: usize, now: Instant) -> TokenBucket {
-    let pairings = u32::try_from(pairings).unwrap_or(u32::MAX);
-    let at_once = SIGNED_AT_ONCE.saturating_add(SIGNED_PER_PAIRING.saturating_mul(pairings));
-    TokenBucket::new(at_once, interval(SIGNED_PER_SECOND), now)
+/// Bounds what services may make a device process verify, who together have so many pairings.
+#[must_use]
+pub fn costly_bucket(services: usize, pairings: usize, now: Instant) -> TokenBucket {
+    let count = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    let (services, pairings) = (count(services), count(pairings));
+    let at_once = COSTLY_AT_ONCE.saturating_mul(services);
+    let at_once = at_once.saturating_add(COSTLY_PER_PAIRING.saturating_mul(pairings));
+    let per_second = COSTLY_PER_SECOND.saturating_mul(services);
+    TokenBucket::new(at_once, interval(per_second), now)
 }

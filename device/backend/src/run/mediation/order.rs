@@ -104,11 +104,11 @@ impl Fault {
     }
 }
 
-/// Whether a message makes its receiver verify signatures.
+/// Whether a message makes its receiver verify signatures, or begins what ends in that.
 #[must_use]
-pub const fn needs_signature(content: &Content) -> bool {
+pub const fn is_costly(content: &Content) -> bool {
     matches!(
         content,
-        Content::Open(_) | Content::Accept(_) | Content::Confirm(_)
+        Content::Want { .. } | Content::Open(_) | Content::Accept(_) | Content::Confirm(_)
     )
 }

@@ -13,7 +13,7 @@ use sivshm_abi::identity::SpiffeId;
 use sivshm_handshake::service::wire::{Content, Open, RefusalReason, Role, ServiceRefusal, Terms};
 
 use super::ending::{UnderWay, of_peer};
-use super::order::{Act, Context, Fault, Gate, Order, Party, needs_signature};
+use super::order::{Act, Context, Fault, Gate, Order, Party, is_costly};
 use super::planned::Planned;
 use super::reader::{self, Waiting};
 use super::steps::{Live, Step};
@@ -156,7 +156,10 @@ impl Pairing {
                 if refused.is_none() {
                     self.wanted = Some(session);
                 }
-                refused.map(|word| self.tell(session, word)).into_iter().collect()
+                refused
+                    .map(|word| self.tell(session, word))
+                    .into_iter()
+                    .collect()
             }
             Content::End(_) => self.leave(Reason::Closed),
             Content::Refusal(refusal) if under_way => {
@@ -188,13 +191,13 @@ impl Pairing {
         Some(self.refusal(reason))
     }
 
-    /// The peer's device process says something about the pairing. `signed` bounds how often it may
+    /// The peer's device process says something about the pairing. `costly` bounds how often it may
     /// make this one verify a signature.
     pub(super) fn on_peer(
         &mut self,
         content: Content,
         context: &Context<'_>,
-        signed: &mut TokenBucket,
+        costly: &mut TokenBucket,
     ) -> Vec<Order> {
         match (content, self.round) {
             (Content::End(_) | Content::Refusal(_), Round::Closed | Round::Owed) => Vec::new(),
@@ -218,10 +221,10 @@ impl Pairing {
             (Content::Open(open), Round::Open | Round::Closed)
                 if self.planned.role == Role::Reader && self.over.is_none() =>
             {
-                self.on_open(&open, context, signed)
+                self.on_open(&open, context, costly)
             }
             (content, Round::Open) => {
-                if needs_signature(&content) && !signed.take(context.scope.now) {
+                if is_costly(&content) && !costly.take(context.scope.now) {
                     return self.refuse(Party::Peer, &RefusalReason::Flood.into());
                 }
                 self.on_step(Party::Peer, content, context)
@@ -242,12 +245,12 @@ impl Pairing {
         &mut self,
         open: &Open,
         context: &Context<'_>,
-        signed: &mut TokenBucket,
+        costly: &mut TokenBucket,
     ) -> Vec<Order> {
         let superseded = Reason::OtherEnd;
         let mut orders = self.finish(Some(Content::End(superseded)), None, superseded);
         self.round = Round::Open;
-        let waiting = match signed.take(context.scope.now) {
+        let waiting = match costly.take(context.scope.now) {
             true => Waiting::new(open, context),
             false => Err(RefusalReason::Flood.into()),
         };

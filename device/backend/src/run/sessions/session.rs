@@ -16,7 +16,7 @@ use crate::audit::hex;
 use crate::run::admission::Scope;
 use crate::run::bucket::TokenBucket;
 use crate::run::limits::{PROOF_WITHIN, QUEUED_BYTES, QUEUED_BYTES_PER_PAIRING};
-use crate::run::mediation::{needs_signature, signed_bucket};
+use crate::run::mediation::is_costly;
 
 /// How far a session has come.
 #[derive(Debug)]
@@ -42,8 +42,6 @@ pub struct Session {
     pub(super) parts: Vec<Part>,
     pub(super) flow: Flow,
     tls: ServiceSession,
-    /// How often a signature of this session may be verified.
-    signed: TokenBucket,
     /// What the session said and was not looked at yet. Bounded by its credit.
     heard: VecDeque<Message>,
 }
@@ -87,7 +85,6 @@ impl Session {
             parts: vec![Part::Idle; service.grants.len()],
             flow: Flow::new(QUEUED_BYTES.saturating_add(queued)),
             tls: ServiceSession::accept(&scope.credentials, service.name, scope.wall)?,
-            signed: signed_bucket(pairings, scope.now),
             heard: VecDeque::new(),
         })
     }
@@ -133,11 +130,10 @@ impl Session {
         Ok(proof)
     }
 
-    /// The next thing that the service said; none while it has to wait, because too many of its
-    /// signatures were verified lately.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Message> {
-        let signed = needs_signature(&self.heard.front()?.content);
-        let waits = signed && !self.signed.take(now);
+    /// The next thing that the service said; none while it has to wait, because `costly` has no token
+    /// for it.
+    pub(super) fn next(&mut self, costly: &mut TokenBucket, now: Instant) -> Option<Message> {
+        let waits = is_costly(&self.heard.front()?.content) && !costly.take(now);
         if waits { None } else { self.heard.pop_front() }
     }
 
@@ -159,12 +155,11 @@ impl Session {
         std::iter::from_fn(|| self.flow.cut())
     }
 
-    /// When something has to be done although the guest says nothing.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// Until when it has to prove who it is.
+    pub(super) const fn until(&self) -> Option<Instant> {
         match self.stage {
             Stage::Unproved(until) => Some(until),
-            Stage::Proved(_) => self.has_more().then(|| self.signed.next()),
-            Stage::Leaving => None,
+            Stage::Proved(_) | Stage::Leaving => None,
         }
     }
 
@@ -174,7 +169,7 @@ impl Session {
 }
 
 /// Pairings that a service takes part in: each has one acknowledgement line.
-fn pairings(service: &Service) -> usize {
+pub(super) fn pairings(service: &Service) -> usize {
     let lines = service.grants.iter();
     let lines = lines.filter(|planned| matches!(planned.part, grant::Part::Ack(_)));
     lines.count()

@@ -22,8 +22,8 @@ use super::*;
 use crate::audit::tests::{lines, log};
 use crate::run::bucket::interval;
 use crate::run::limits::{
-    MAX_UNPROVED, OPENS_AT_ONCE, OPENS_PER_SECOND, PROOF_WITHIN, SIGNED_AT_ONCE,
-    SIGNED_PER_PAIRING, SIGNED_PER_SECOND,
+    COSTLY_AT_ONCE, COSTLY_PER_PAIRING, COSTLY_PER_SECOND, MAX_UNPROVED, OPENS_AT_ONCE,
+    OPENS_PER_SECOND, PROOF_WITHIN,
 };
 
 const POLICY: &str = r#"
@@ -80,7 +80,9 @@ fn keys() -> &'static Keys {
                 None => Subject::Device(vm),
             };
             let hour = Duration::from_secs(3600);
-            let issued = authority.issue(&SpiffeId { domain, subject }, hour, now).unwrap();
+            let issued = authority
+                .issue(&SpiffeId { domain, subject }, hour, now)
+                .unwrap();
             let key = Zeroizing::new(issued.key_pem.as_bytes().to_vec());
             let chain = issued.chain_pem.as_bytes();
             match service {
@@ -146,7 +148,8 @@ impl Manager {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.act(|sessions, scope, audit| sessions.on_time(scope, audit)).unwrap();
+        self.act(|sessions, scope, audit| sessions.on_time(scope, audit))
+            .unwrap();
     }
 
     /// The frames for the guest.
@@ -233,14 +236,23 @@ fn a_session_is_what_its_facts_and_its_svid_say_together() {
     assert_eq!(manager.prove(2, 1000, &keys.idle), Some(Reason::Unproved));
     assert_eq!(manager.prove(3, 1001, &keys.mapper), Some(Reason::Unproved));
     assert_eq!(manager.prove(4, 1000, &keys.mapper), None);
-    assert_eq!(manager.prove(5, 1000, &keys.mapper), Some(Reason::RoleTaken));
+    assert_eq!(
+        manager.prove(5, 1000, &keys.mapper),
+        Some(Reason::RoleTaken)
+    );
     assert_eq!(manager.prove(6, 1001, &keys.idle), None);
-    let proved = manager.sessions.live().filter(|(_, session)| session.proof().is_some());
+    let proved = manager
+        .sessions
+        .live()
+        .filter(|(_, session)| session.proof().is_some());
     assert_eq!(proved.count(), 2);
     let records = lines(&mut manager.records);
     let admitted = records.iter().filter(|record| record["what"] == "session");
     let decisions: Vec<_> = admitted.map(|record| record["decision"].clone()).collect();
-    assert_eq!(decisions, ["deny", "deny", "deny", "allow", "deny", "allow"]);
+    assert_eq!(
+        decisions,
+        ["deny", "deny", "deny", "allow", "deny", "allow"]
+    );
 }
 
 /// A role is taken by who has proved to be the service, not by who has opened first.
@@ -250,7 +262,10 @@ fn a_role_is_free_again_when_its_session_has_closed() {
     manager.hear(1, open(1000)).unwrap();
     assert_eq!(manager.prove(2, 1000, &keys().mapper), None);
     manager.hear(2, Payload::Close(Reason::Closed)).unwrap();
-    assert!(matches!(manager.sessions.said.pop_back(), Some(Said::Closed(SessionId(2)))));
+    assert!(matches!(
+        manager.sessions.said.pop_back(),
+        Some(Said::Closed(SessionId(2)))
+    ));
     assert_eq!(manager.prove(3, 1000, &keys().mapper), None);
 }
 
@@ -262,7 +277,11 @@ fn sessions_that_prove_nothing_are_few_and_end() {
         manager.hear(id, open(1000)).unwrap();
     }
     assert_eq!(manager.closed(), [Reason::Flood]);
-    assert_eq!(manager.prove(98, 1001, &keys().idle), None, "another service's are its own");
+    assert_eq!(
+        manager.prove(98, 1001, &keys().idle),
+        None,
+        "another service's are its own"
+    );
     manager.pass(PROOF_WITHIN);
     assert_eq!(manager.closed(), vec![Reason::Unproved; MAX_UNPROVED]);
     assert_eq!(manager.prove(99, 1000, &keys().mapper), None);
@@ -281,10 +300,16 @@ fn a_flood_of_opens_is_refused_and_ends() {
     flood(0);
     flood(1000);
     manager.hear(98, open(1001)).unwrap();
-    assert!(manager.closed().is_empty(), "the flood is not this service's");
+    assert!(
+        manager.closed().is_empty(),
+        "the flood is not this service's"
+    );
     manager.now += interval(OPENS_PER_SECOND);
     manager.hear(99, open(1000)).unwrap();
-    assert!(manager.closed().is_empty(), "the door is not closed for ever");
+    assert!(
+        manager.closed().is_empty(),
+        "the door is not closed for ever"
+    );
 }
 
 /// A session that says more than it may make us verify is heard later, gets no credit until then,
@@ -336,16 +361,28 @@ fn signatures_are_verified_at_a_bounded_rate() {
             assert_eq!(manager.talk(1, &mut client, clock), None);
         }
         let said = manager.said();
-        said.iter().filter(|kind| **kind == MessageType::Open).count()
+        said.iter()
+            .filter(|kind| **kind == MessageType::Open)
+            .count()
     };
-    let at_once = SIGNED_AT_ONCE + PAIRINGS * SIGNED_PER_PAIRING;
-    assert_eq!(opens(&mut manager, at_once + 1), at_once as usize);
-    let session = manager.sessions.live[&SessionId(1)].deadline();
-    assert_eq!(session, Some(manager.now + interval(SIGNED_PER_SECOND)));
+    // Each round is a want and an open, and the first want is made already.
+    let rounds = (COSTLY_AT_ONCE + PAIRINGS * COSTLY_PER_PAIRING) / 2;
+    assert_eq!(opens(&mut manager, rounds), rounds as usize);
+    assert_eq!(opens(&mut manager, 1), 0, "one too many");
+    let next = manager.now + interval(COSTLY_PER_SECOND);
+    assert_eq!(manager.sessions.deadline(), Some(next));
+    assert!(manager.sessions.live[&SessionId(1)].has_more());
     assert_eq!(manager.prove(2, 1001, &keys().idle), None);
-    manager.pass(interval(SIGNED_PER_SECOND));
-    assert_eq!(manager.said().first(), Some(&MessageType::Open));
-    assert!(!manager.sessions.live[&SessionId(1)].has_more());
+    manager.pass(interval(COSTLY_PER_SECOND));
+    assert_eq!(manager.said().len(), 1);
+
+    // Another session of the service begins where this one ended.
+    manager.hear(1, Payload::Close(Reason::Closed)).unwrap();
+    let mut again = ServiceClient::dial(&keys().mapper, SystemTime::now()).unwrap();
+    again.want(want, manager.now).unwrap();
+    manager.hear(3, open(1000)).unwrap();
+    assert_eq!(manager.talk(3, &mut again, manager.now), None);
+    assert!(manager.said().is_empty() && manager.sessions.live[&SessionId(3)].has_more());
 }
 
 #[test]
@@ -369,10 +406,13 @@ fn a_service_that_does_not_read_ends() {
     }
     let close = Frame::Control(Payload::Close(Reason::Flood));
     assert_eq!(frames.pop(), Some((SessionId(1), close)));
-    let bytes: usize = frames.iter().map(|(_, frame)| match frame {
-        Frame::Data(bytes) => bytes.len(),
-        Frame::Control(_) => 0,
-    }).sum();
+    let bytes: usize = frames
+        .iter()
+        .map(|(_, frame)| match frame {
+            Frame::Data(bytes) => bytes.len(),
+            Frame::Control(_) => 0,
+        })
+        .sum();
     assert!(bytes <= sivshm_abi::limits::SESSION_CREDIT_BYTES);
 }
 
@@ -382,12 +422,18 @@ fn a_session_that_was_ended_keeps_its_number_until_the_guest_lets_go() {
     assert_eq!(manager.prove(1, 1000, &keys().mapper), None);
     manager.hear(1, Payload::Ring { credit: 1 }).unwrap();
     assert_eq!(manager.closed(), [Reason::Protocol]);
-    assert!(matches!(manager.sessions.said.pop_back(), Some(Said::Closed(SessionId(1)))));
+    assert!(matches!(
+        manager.sessions.said.pop_back(),
+        Some(Said::Closed(SessionId(1)))
+    ));
     assert!(matches!(manager.hear(1, open(1000)), Err(Fault::Guest(_))));
     manager.hear(1, Payload::Data(&[0; 100])).unwrap();
     assert!(manager.take().is_empty(), "it is not heard any more");
     manager.hear(1, Payload::Close(Reason::Closed)).unwrap();
-    assert!(matches!(manager.sessions.said.pop_back(), Some(Said::LetGo(_))));
+    assert!(matches!(
+        manager.sessions.said.pop_back(),
+        Some(Said::LetGo(_))
+    ));
     manager.hear(1, open(1000)).unwrap();
 }
 
@@ -398,9 +444,8 @@ fn nobody_is_admitted_without_a_record() {
     let clock = crate::clock::Clock::start().unwrap();
     let vm = VmName::new("manager").unwrap();
     let mut broken = Audit::new(&unwritable, &clock, vm, [0; 16], [0; 16], manager.now);
-    let fault = manager.act(|sessions, scope, _| {
-        sessions.receive(SessionId(1), open(1000), scope, &mut broken)
-    });
+    let fault = manager
+        .act(|sessions, scope, _| sessions.receive(SessionId(1), open(1000), scope, &mut broken));
     assert!(matches!(fault, Err(Fault::Audit(_))));
     assert_eq!(manager.sessions.live().count(), 0);
 }
