@@ -167,16 +167,18 @@ impl Mediation {
                 let orders = pairing.on_peer(message.content, &context, costly);
                 go_on(pairing, orders, scope, gate)
             }
-            _ => self.foreign(peer, &message),
+            _ => self.foreign(peer, &message, scope),
         }
     }
 
     /// A message about a pairing that a peer has no part in: refused, unless it is a last word.
-    fn foreign(&self, peer: usize, message: &Message) -> Vec<Order> {
+    fn foreign(&self, peer: usize, message: &Message, scope: &Scope<'_>) -> Vec<Order> {
+        let peer_vm = scope.vm.peers.get(peer);
+        let peer_vm = peer_vm.and_then(|peer| scope.plan.vm_at(peer.vm));
         let note = Order::Record(Note {
             decision: Decision::Deny,
             blame: Blame::Peer,
-            who: format!("peer {peer}"),
+            who: peer_vm.map_or_else(String::new, |vm| scope.plan.device_id(vm).to_string()),
             what: format!("channel {}", message.pairing.channel),
             reason: format!(
                 "`{}` about a pairing that it has no part in",

@@ -86,6 +86,15 @@ impl World {
         epochs[0]
     }
 
+    fn lose_link(&self) {
+        let mut a = self.a.0.borrow_mut();
+        let (this, now) = (&mut *a, Instant::now());
+        let peers = &mut this.peers;
+        let lost = peers.end_link(0, &LinkEnd::Closed, &mut this.audit, now);
+        let lost = lost.unwrap().into_iter().collect();
+        this.on_peer_events(lost, now).unwrap();
+    }
+
     fn state(&self, vm: &str) -> PairingState {
         let status = self.host.status(vm, &[&self.a, &self.b]);
         status.channels[0].pairings[0].state
@@ -293,16 +302,7 @@ fn a_service_that_closes_its_end_ends_the_pairing_at_both_gates() {
 fn a_link_that_is_lost_ends_its_pairings_and_one_that_is_back_opens_them() {
     let mut world = World::open();
     let before = world.epoch(7, 8);
-    {
-        let mut a = world.a.0.borrow_mut();
-        let this = &mut *a;
-        let now = Instant::now();
-        let lost = this
-            .peers
-            .end_link(0, &LinkEnd::Closed, &mut this.audit, now);
-        let lost = lost.unwrap().into_iter().collect();
-        this.on_peer_events(lost, now).unwrap();
-    }
+    world.lose_link();
     world.until(|a, b| a.session(7).ends().len() + b.session(8).ends().len() == 2);
     assert_eq!(world.asker.session(7).ends(), [Reason::PeerGone]);
     assert_eq!(world.answerer.session(8).ends(), [Reason::PeerGone]);
@@ -604,4 +604,96 @@ fn a_session_that_overdraws_its_credit_ends_alone() {
     world.asker.say(9, &Payload::Ring { credit: 1 });
     world.until(|a, _| a.session(9).closed == Some(Reason::Protocol));
     assert_eq!(world.epoch(7, 8), before);
+}
+
+/// A world in which anything may happen to one channel.
+struct Turmoil {
+    world: World,
+    ask: u32,
+    answer: u32,
+    asks: bool,
+    answers: bool,
+}
+
+impl Turmoil {
+    fn happen(&mut self, what: u32) {
+        let (reader, writer) = (service("b", "answer"), service("a", "ask"));
+        let world = &mut self.world;
+        match what {
+            0 if self.asks => world.asker.unwant(self.ask, QUESTION, reader),
+            0 => world.ask(self.ask),
+            1 if self.answers => world.answerer.unwant(self.answer, QUESTION, writer),
+            1 => world.answer(self.answer),
+            2 => {
+                world.asker.close(self.ask);
+                self.ask += 2;
+                let identity = world.host.identity("a", "ask");
+                world.asker.open(self.ask, &identity);
+                world.ask(self.ask);
+            }
+            3 => {
+                world.answerer.close(self.answer);
+                self.answer += 2;
+                let identity = world.host.identity("b", "answer");
+                world.answerer.open(self.answer, &identity);
+                world.answer(self.answer);
+            }
+            4 => world.lose_link(),
+            _ => {
+                world.answerer.lets_go = false;
+                return;
+            }
+        }
+        match what {
+            0 => self.asks = !self.asks,
+            1 => self.answers = !self.answers,
+            2 => self.asks = true,
+            3 => self.answers = true,
+            _ => {}
+        }
+    }
+
+    /// Both services want the channel, and both gates let go.
+    fn calm(&mut self) {
+        self.world.answerer.let_go(self.answer);
+        if !self.asks {
+            self.happen(0);
+        }
+        if !self.answers {
+            self.happen(1);
+        }
+    }
+}
+
+/// Whatever happens in whatever order, and in the middle of whatever: when both services want the
+/// channel, both come to have it, with one epoch.
+#[test]
+fn two_services_that_want_a_channel_come_to_have_it() {
+    for seed in 1..=8_u32 {
+        let mut turmoil = Turmoil {
+            world: World::new(),
+            ask: 7,
+            answer: 8,
+            asks: false,
+            answers: false,
+        };
+        let mut dice = seed;
+        for _ in 0..6 {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            turmoil.happen((dice >> 16) % 6);
+            let mut turns = 0..(dice >> 24) % 12;
+            turmoil.world.until(|_, _| turns.next().is_none());
+        }
+        turmoil.calm();
+        let (ask, answer) = (turmoil.ask, turmoil.answer);
+        turmoil.world.until(|a, b| {
+            let (a, b) = (a.session(ask), b.session(answer));
+            let epoch = a.opened.last().map(|opened| opened.epoch);
+            let all = a.grants.iter().chain(&b.grants);
+            epoch.is_some()
+                && epoch == b.opened.last().map(|opened| opened.epoch)
+                && all.clone().count() == 4
+                && all.into_iter().all(|grant| Some(grant.epoch) == epoch)
+        });
+    }
 }
