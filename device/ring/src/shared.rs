@@ -260,22 +260,25 @@ mod tests {
         assert!(shared.sub(64, 0).unwrap().is_empty());
     }
 
+    /// Longer than what is copied by words.
+    const LEN: usize = 1024;
+
     proptest! {
         #[test]
         fn copies_and_fills_touch_exactly_their_bytes(
-            offset in 0_usize..80, bytes in proptest::collection::vec(any::<u8>(), 0..80),
+            offset in 0_usize..1280, bytes in proptest::collection::vec(any::<u8>(), 0..1280),
             fill in any::<u8>(),
         ) {
-            let memory = Memory::new(64);
+            let memory = Memory::new(LEN);
             let shared = memory.shared();
-            let fits = offset + bytes.len() <= 64;
-            shared.fill(0, 64, 0xee).unwrap();
+            let fits = offset + bytes.len() <= LEN;
+            shared.fill(0, LEN, 0xee).unwrap();
             prop_assert_eq!(shared.copy_in(offset, &bytes).is_ok(), fits);
             let mut back = vec![0; bytes.len()];
             prop_assert_eq!(shared.copy_out(offset, &mut back).is_ok(), fits);
-            let mut whole = [0; 64];
+            let mut whole = [0; LEN];
             shared.copy_out(0, &mut whole).unwrap();
-            let mut expected = [0xee; 64];
+            let mut expected = [0xee; LEN];
             if fits {
                 prop_assert_eq!(&back, &bytes);
                 expected[offset..offset + bytes.len()].copy_from_slice(&bytes);
