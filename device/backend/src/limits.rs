@@ -17,6 +17,11 @@ const FIXED_DATA: u64 = 32 * 1024 * 1024;
 /// reload takes, and 4 MiB for each line that operators may send at a time, of which there are eight.
 const RELOAD_DATA: u64 = 80 * 1024 * 1024;
 
+/// Heap for sessions and pairings, in bytes: TLS buffers of 16 KiB in each direction and a queue of
+/// 64 KiB for each of 64 sessions, and for each of 512 pairings a message of 8 KiB that waits for its
+/// session, one that waits for its link, and an `open` that waits for its reader. Rounded up.
+const SESSION_DATA: u64 = 24 * 1024 * 1024;
+
 /// Heap for one peer, in bytes: two connections at a time (an old one and its successor) with
 /// TLS buffers of 16 KiB in each direction, a queue to send and a manifest.
 const DATA_PER_PEER: u64 = 256 * 1024;
@@ -42,7 +47,7 @@ pub fn of(plan: &Plan, me: VmIndex, vm: &Vm) -> Limits {
         .iter()
         .map(|peer| 1 + 2 * (2 + count(peer.takes.len())))
         .sum();
-    let data = FIXED_DATA + RELOAD_DATA + DATA_PER_PEER * count(vm.peers.len());
+    let data = FIXED_DATA + SESSION_DATA + RELOAD_DATA + DATA_PER_PEER * count(vm.peers.len());
     Limits {
         // And one message full of descriptors that nobody asked for, to be looked at and dropped.
         files: FIXED_FILES + own_slices + peers + count(MAX_RIGHTS),
