@@ -167,7 +167,7 @@ fn dialed_certificate_that_has_expired() {
 #[test]
 fn dialed_service_svid() {
     let service = "spiffe://car.example/vm/radar/svc/app";
-    let reason = "peer: its SVID is that of service `app` in VM `radar`, not of a device process";
+    let reason = "peer: its SVID is that of service `app` in VM `radar`, not of the device process of VM `radar`";
     certificate_refused("radar", &[service], (-1, 1), reason);
 }
 

@@ -6,9 +6,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
+use rustls::SignatureScheme;
+use rustls::crypto::ring::sign::any_ecdsa_type;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sivshm_ca::authority::{INTERMEDIATE, INTERMEDIATE_KEY};
+use sivshm_handshake::service::wire::{Accept, Chain, Confirm, Open, Signature};
 use time::{Duration, OffsetDateTime};
 
 /// A certificate chain, leaf first, and the leaf's key.
@@ -30,11 +33,47 @@ impl Clone for Svid {
 impl Svid {
     /// The one that the CA's tool issued to a device process, stolen from its directory.
     pub fn of_device(vm: &Path) -> Self {
-        let chain = CertificateDer::pem_file_iter(vm.join("device.pem")).unwrap();
+        Self::read(vm, "device")
+    }
+
+    /// The one that was issued to a service, stolen in the same way.
+    pub fn of_service(vm: &Path, service: &str) -> Self {
+        Self::read(&vm.join("svc"), service)
+    }
+
+    /// NAME.pem and NAME.key of a directory.
+    pub fn read(folder: &Path, name: &str) -> Self {
+        let file = |suffix| folder.join(format!("{name}.{suffix}"));
+        let chain = CertificateDer::pem_file_iter(file("pem")).unwrap();
         Self {
             chain: chain.collect::<Result<_, _>>().unwrap(),
-            key: PrivateKeyDer::from_pem_file(vm.join("device.key")).unwrap(),
+            key: PrivateKeyDer::from_pem_file(file("key")).unwrap(),
         }
+    }
+
+    /// Signs an `open` as it is, in place of whoever has.
+    pub fn sign_open(&self, open: &mut Open) {
+        open.chain = Chain::new(self.chain.clone()).unwrap();
+        open.body.chain = open.chain.hash();
+        open.signature = self.signature(&open.body.to_bytes());
+    }
+
+    /// The same for an `accept`; its MAC is as it was.
+    pub fn sign_accept(&self, accept: &mut Accept) {
+        accept.chain = Chain::new(self.chain.clone()).unwrap();
+        accept.body.chain = accept.chain.hash();
+        accept.signature = self.signature(&accept.body.to_bytes());
+    }
+
+    /// The same for a `confirm`.
+    pub fn sign_confirm(&self, confirm: &mut Confirm) {
+        confirm.signature = self.signature(&confirm.body.to_bytes());
+    }
+
+    fn signature(&self, bytes: &[u8]) -> Signature {
+        let key = any_ecdsa_type(&self.key).unwrap();
+        let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+        Signature::new(signer.unwrap().sign(bytes).unwrap()).unwrap()
     }
 }
 

@@ -8,6 +8,10 @@
 pub mod goods;
 pub mod identity;
 pub mod impostor;
+pub mod liar;
 pub mod scene;
+pub mod service;
+pub mod stage;
 pub mod talk;
 pub mod user;
+pub mod victim;

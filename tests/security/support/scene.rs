@@ -10,8 +10,9 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::chown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,15 +22,19 @@ use nix::sys::socket::{UnixAddr, bind};
 use nix::unistd::{Pid, geteuid};
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
+use sivshm_abi::grant::{Kind, Part};
+use sivshm_abi::identity::{SpiffeId, Subject};
 use sivshm_abi::name::{TrustDomain, VmName};
 use sivshm_device::admin_wire::{AdminAnswer, AdminRequest, Status};
 use sivshm_device::ids::{DomainIds, IdMap};
 use sivshm_device::paths::{Paths, SocketDir};
+use sivshm_handshake::service::wire::Pairing;
 use sivshm_handshake::wire::{Contract, Hello, PROTOCOL_VERSION};
-use sivshm_policy::plan::{Peer, Plan, Vm};
+use sivshm_policy::plan::{Channel, ChannelIndex, Peer, Plan, Vm};
 use sivshm_sys::socket;
 use sivshm_tests::artifacts::Artifacts;
 use sivshm_tests::deployment::Deployment;
+use sivshm_tests::process::{Process, output_of};
 
 use super::goods::Goods;
 use super::identity::{Signer, Svid};
@@ -79,7 +84,7 @@ pub struct Scene {
     supervisor: Pid,
     squatted: Vec<(String, OwnedFd)>,
     // Ends the processes; before the next scene's turn.
-    _deployment: Deployment,
+    deployment: Deployment,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -87,13 +92,18 @@ impl Scene {
     /// Everything runs, and is linked, but the device processes of `missing`. None, with a reason
     /// printed, where there can be no users of their own.
     pub fn without(missing: &[&str]) -> Option<Self> {
+        Self::with_policy(POLICY, missing)
+    }
+
+    /// The same under another policy for the same VMs.
+    pub fn with_policy(policy: &str, missing: &[&str]) -> Option<Self> {
         if !geteuid().is_root() {
             eprintln!("skipped: only root can be the users of several device processes");
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut deployment =
-            Deployment::new(&Artifacts::from_env().unwrap(), POLICY, None).unwrap();
+            Deployment::new(&Artifacts::from_env().unwrap(), policy, None).unwrap();
         deployment.up().unwrap();
         let supervisor = deployment.supervisor().unwrap().id();
         let domain = TrustDomain::new(deployment.domain()).unwrap();
@@ -105,7 +115,7 @@ impl Scene {
             paths,
             supervisor: Pid::from_raw(supervisor.cast_signed()),
             squatted: Vec::new(),
-            _deployment: deployment,
+            deployment,
             _turn: turn,
         };
         for peer in ["beacon", "camera", "radar"] {
@@ -121,6 +131,43 @@ impl Scene {
             }
         }
         Some(scene)
+    }
+
+    /// Has the victim's device process killed and started again. Those of `missing` VMs stay missing:
+    /// their keys are gone.
+    pub fn restart(&self, missing: &[&str]) {
+        for vm in missing {
+            fs::remove_file(self.vm_dir(vm).join("device.key")).unwrap();
+        }
+        let before = self.links("radar");
+        kill(self.device(VICTIM), Signal::SIGKILL).unwrap();
+        self.release();
+        let linked = || (self.links("radar") > before).then_some(());
+        wait_until("link", SOON, linked);
+        kill(self.supervisor, Signal::SIGSTOP).unwrap();
+    }
+
+    /// Withdraws every SVID of a service, issues another one, and has the victim know. Says in which
+    /// folder that is.
+    pub fn replace_service(&self, vm: &str, service: &str) -> PathBuf {
+        let folder = self.deployment.root().join("new");
+        let id = format!("spiffe://{}/vm/{vm}/svc/{service}", self.trust_domain());
+        let tool = |command| {
+            let mut tool = Command::new(self.deployment.artifacts().bin.join("sivshm-ca"));
+            tool.args([command, "--dir"]).arg(self.ca_dir());
+            tool
+        };
+        output_of(tool("revoke").args(["--id", &id])).unwrap();
+        let mut issue = tool("issue");
+        issue.args(["service", vm, service, "--out"]).arg(&folder);
+        output_of(&mut issue).unwrap();
+        let read = |path| fs::read_to_string(path).unwrap();
+        let policy = read(self.paths.policy());
+        let crl = read(self.ca_dir().join("crl.pem"));
+        match self.ask(&AdminRequest::Reload { policy, crl }) {
+            AdminAnswer::Reloaded(_) => folder,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Lets the supervisor start what is missing.
@@ -171,7 +218,82 @@ impl Scene {
 
     /// The SVID that was issued to a VM's device process.
     pub fn svid(&self, vm: &str) -> Svid {
-        Svid::of_device(&self.paths.vm_dir(VmName::new(vm).unwrap()))
+        Svid::of_device(&self.vm_dir(vm))
+    }
+
+    /// Where the SVIDs and keys of a VM are.
+    pub fn vm_dir(&self, vm: &str) -> PathBuf {
+        self.paths.vm_dir(VmName::new(vm).unwrap())
+    }
+
+    /// What everybody trusts.
+    pub fn bundle(&self) -> PathBuf {
+        self.paths.bundle()
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> TrustDomain {
+        self.plan.trust_domain
+    }
+
+    /// Starts a VMM by a command line `sivshm run VM OPTIONS`, with `complete` to say the rest. The
+    /// supervisor, which is stopped, is played: it would only take note of the VMM.
+    pub fn launch(&self, vm: &str, complete: impl FnOnce(&mut Command)) -> Process {
+        let path = self.paths.run_dir().join("up.sock");
+        let real = path.with_extension("real");
+        fs::rename(&path, &real).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut command = self.deployment.run(vm);
+        complete(&mut command);
+        let process = Process::start(vm, command).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let accept = || listener.accept().ok();
+        let (mut registrant, _) = wait_until("registration", SOON, accept);
+        let mut request = String::new();
+        BufReader::new(&registrant).read_line(&mut request).unwrap();
+        writeln!(registrant, r#"{{"answer":"registered"}}"#).unwrap();
+        fs::rename(&real, &path).unwrap();
+        process
+    }
+
+    /// A program that runs in guests.
+    pub fn guest_program(&self, name: &str) -> PathBuf {
+        self.deployment.artifacts().guest.join(name)
+    }
+
+    /// The one pairing of a channel.
+    pub fn pairing(&self, channel: &str) -> Pairing {
+        let (_, channel) = self.channel(channel);
+        let reader = channel.to[0];
+        let vm = self.plan.vm_at(reader.vm).unwrap().name;
+        Pairing {
+            channel: channel.name,
+            reader: SpiffeId {
+                domain: self.plan.trust_domain,
+                subject: Subject::Service(vm, reader.service),
+            },
+        }
+    }
+
+    /// A channel's kind.
+    pub fn kind(&self, channel: &str) -> Kind {
+        self.channel(channel).1.kind
+    }
+
+    /// Where the data of a channel is in its slice, and how many bytes.
+    pub fn range(&self, channel: &str) -> (usize, usize) {
+        let (at, _) = self.channel(channel);
+        let ranges = self.plan.slices.iter().flat_map(|slice| &slice.ranges);
+        let mut ranges = ranges.filter(|range| range.channel == at && range.part == Part::Data);
+        let range = ranges.next().unwrap();
+        let usize = |number: u64| usize::try_from(number).unwrap();
+        (usize(range.offset), usize(range.length))
+    }
+
+    fn channel(&self, name: &str) -> (ChannelIndex, &Channel) {
+        let mut numbered = (0..).map(ChannelIndex).zip(&self.plan.channels);
+        let channel = numbered.find(|(_, channel)| channel.name.as_str() == name);
+        channel.unwrap_or_else(|| panic!("the policy has no `{name}`"))
     }
 
     /// The trust domain's own CA, in the impostor's hands.
@@ -276,6 +398,20 @@ impl Scene {
         assert_eq!(record["blame"], blame, "{record}");
     }
 
+    /// The victim's records about the pairing of a channel, or its end.
+    pub fn assert_pairing(&self, channel: &str, decision: &str, blame: &str, reason: &str) {
+        let what = format!("channel {channel}");
+        let record = self.wait_record(&format!("`{reason}` about {channel}"), |record| {
+            record["event"] == "pairing"
+                && record["what"] == what
+                && record["decision"] == decision
+                && record["reason"].as_str().unwrap().contains(reason)
+        });
+        assert_eq!(record["blame"], blame, "{record}");
+        let who = record["who"].as_str().unwrap();
+        assert!(who.contains("spiffe://"), "{record}");
+    }
+
     /// The same program, when it does no harm, is established: with exactly what the policy gives
     /// it, and within [`RESPONSIVE`].
     pub fn assert_honest(&self, vm: &str) -> Outcome {
@@ -298,16 +434,21 @@ impl Scene {
 
     /// The victim answers its operator within [`RESPONSIVE`].
     pub fn assert_answers(&self) -> Status {
-        let mut operator = UnixStream::connect(self.socket(SocketDir::Admin, VICTIM)).unwrap();
-        operator.set_read_timeout(Some(RESPONSIVE)).unwrap();
-        let question = serde_json::to_string(&AdminRequest::Status {}).unwrap();
-        writeln!(operator, "{question}").unwrap();
-        let mut line = String::new();
-        BufReader::new(operator).read_line(&mut line).unwrap();
-        match serde_json::from_str(&line).unwrap() {
+        match self.ask(&AdminRequest::Status {}) {
             AdminAnswer::Status(status) => *status,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Asks the victim as its operator.
+    pub fn ask(&self, request: &AdminRequest) -> AdminAnswer {
+        let mut operator = UnixStream::connect(self.socket(SocketDir::Admin, VICTIM)).unwrap();
+        operator.set_read_timeout(Some(RESPONSIVE)).unwrap();
+        let question = serde_json::to_string(request).unwrap();
+        writeln!(operator, "{question}").unwrap();
+        let mut line = String::new();
+        BufReader::new(operator).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
     }
 
     fn vm(&self, name: &str) -> (sivshm_policy::plan::VmIndex, &Vm) {

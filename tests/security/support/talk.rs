@@ -1,6 +1,7 @@
 //! TLS over a socket on which descriptors travel, from the impostor's end.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -159,6 +160,17 @@ impl Talk {
             }
             self.take()?;
         }
+    }
+
+    /// Waits for the victim's next message for a time.
+    pub fn hear_within(&mut self, limit: Duration) -> Option<Result<Message, End>> {
+        let whole = Message::take(&self.plain).unwrap().is_some();
+        (whole || self.stirs(limit)).then(|| self.hear())
+    }
+
+    /// Closes the connection at once, in the middle of whatever.
+    pub fn close(&self) {
+        self.socket.shutdown(Shutdown::Both).unwrap();
     }
 
     /// Listens until the victim ends the conversation.
