@@ -9,8 +9,9 @@ use sivshm_handshake::service::limits::{INSTALL_WITHIN, OPEN_LIFETIME, STEP_WITH
 use sivshm_handshake::service::wire::{RefusalReason, Role};
 
 use super::guest::{Guest, run};
-use super::world::{Device, Host, POLICY, pair, service};
+use super::world::{Device, Host, PATIENCE, POLICY, pair, service};
 use crate::admin_wire::{AdminAnswer, ChannelState, PairingState};
+use crate::run::RunError;
 use crate::run::peer_link::LinkEnd;
 
 const QUESTION: &str = "question";
@@ -142,6 +143,31 @@ fn a_channel_opens_whoever_wants_it_first() {
             );
         }
     }
+}
+
+/// I7: a device process that can't write its record any more grants nothing, and ends.
+#[test]
+fn nothing_is_granted_without_its_record() {
+    let mut world = World::new();
+    world.ask(7);
+    world.until(|a, b| a.session(7).authenticated && b.session(8).authenticated);
+    world.settle();
+    world.a.lose_audit();
+    world.answer(8);
+    let end = Instant::now() + PATIENCE;
+    let failed = loop {
+        assert!(Instant::now() < end, "it goes on without its record");
+        if let Err(failed) = world.a.try_step() {
+            break failed;
+        }
+        world.b.step();
+        world.asker.serve();
+        world.answerer.serve();
+    };
+    assert!(matches!(failed, RunError::Audit(_)), "{failed}");
+    world.asker.serve();
+    assert!(world.asker.session(7).grants.is_empty());
+    assert!(world.asker.session(7).opened.is_empty());
 }
 
 /// I3: the facts of a process, and a service at the other end, are not enough.

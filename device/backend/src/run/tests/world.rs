@@ -18,10 +18,11 @@ use zeroize::Zeroizing;
 
 use crate::admin_wire::{AdminAnswer, Status};
 use crate::args::{Config, Mode};
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::opened::Opened;
 use crate::paths::{Paths, SocketDir};
-use crate::run::EventLoop;
+use crate::run::{EventLoop, RunError};
 
 pub(super) const POLICY: &str = r#"
     version = 1
@@ -48,7 +49,7 @@ pub(super) const POLICY: &str = r#"
 "#;
 
 /// Longest time for anything here; failing takes it, passing does not.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The host: a folder with policy and keys.
 pub(super) struct Host {
@@ -211,14 +212,34 @@ impl Device {
     }
 
     pub(super) fn step(&self) {
+        self.try_step().unwrap();
+    }
+
+    pub(super) fn try_step(&self) -> Result<(), RunError> {
         let mut this = self.0.borrow_mut();
         let soon = Instant::now() + Duration::from_millis(1);
         let ready = this.poller.wait(Some(soon)).unwrap();
         let now = Instant::now();
         for source in ready {
-            this.on_ready(source, now).unwrap();
+            this.on_ready(source, now)?;
         }
-        this.on_time(now).unwrap();
+        this.on_time(now)
+    }
+
+    /// From now on no record can be written.
+    pub(super) fn lose_audit(&self) {
+        let mut this = self.0.borrow_mut();
+        let held = this.held;
+        let unwritable = Box::leak(Box::new(fs::File::open("/dev/null").unwrap()));
+        let (vm, now) = (this.vm.name, Instant::now());
+        this.audit = Audit::new(
+            unwritable,
+            &held.clock,
+            vm,
+            held.host_boot,
+            held.instance,
+            now,
+        );
     }
 
     /// Does what is due at a moment, which may be to come.
