@@ -114,20 +114,22 @@ size = "64KiB"
         let programs = &deployment.artifacts().guest;
         Image::new(vm)
             .and_then(|image| image.program(&programs.join("echo")))
+            .and_then(|image| image.identity(&deployment.identity("hill", "echo"), SERVICE_USER))
             .and_then(|image| image.file(&vm.sivshm_ko, "/lib/sivshm.ko"))
             .and_then(|built| {
                 let script = format!(
-                    "insmod /lib/sivshm.ko && event loaded || finish 90\nas_user {SERVICE_USER} /bin/echo there back\nfinish $?"
+                    "insmod /lib/sivshm.ko && event loaded || finish 90\nas_user {SERVICE_USER} /bin/echo there back caller/say\nfinish $?"
                 );
                 built.build(&script, &image)
             })
             .unwrap();
         let mut hill = Guest::new("hill", image).boot(&deployment).unwrap();
         let mut command = deployment.run("caller");
-        command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string(), "--"]);
+        command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
+        command.args(["--service", "say", "--"]);
         command
             .arg(programs.join("say"))
-            .args(["there", "back", "Hello, hill"]);
+            .args(["there", "back", "hill/echo", "Hello, hill"]);
         let mut caller = Process::start("caller", command).unwrap();
         let (_, answer) = caller.wait_event("answer", BOOT_LIMIT).unwrap();
         assert_eq!(answer["text"], "Hello, hill");

@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::Command;
     use std::sync::OnceLock;
     use std::time::Duration;
 
@@ -13,12 +15,19 @@ mod tests {
     use sivshm_tests::deployment::Deployment;
     use sivshm_tests::guest::Image;
     use sivshm_tests::input;
-    use sivshm_tests::job::{BOOT_LIMIT, Job};
-    use sivshm_tests::process::{Line, output_of};
-    use sivshm_tests::vm::{FOREIGN_FUNCTIONS, Guest, Vm};
+    use sivshm_tests::job::{BOOT_LIMIT, Job, SERVICE_USER};
+    use sivshm_tests::process::{Line, Process, output_of};
+    use sivshm_tests::siege;
+    use sivshm_tests::vm::{FOREIGN_FUNCTIONS, Guest};
 
     /// The VM with the hostile guest, and the channel that its service writes.
-    const HOSTILE: (&str, &str) = ("worker-2", "result-2");
+    const HOSTILE: (&str, &str) = ("hostile", "back");
+
+    /// The user of the other service of the hostile guest.
+    const NEIGHBOUR_USER: u32 = 1001;
+
+    /// The user of the service whose executable the policy names.
+    const PINNED_USER: u32 = 1003;
 
     /// Longest time for all attempts of one kind, under TCG on a loaded machine of two cores.
     const ATTACK_LIMIT: Duration = Duration::from_secs(180);
@@ -26,16 +35,44 @@ mod tests {
     /// Seconds for which the guest floods: enough for the others to do a job meanwhile.
     const FLOOD_SECONDS: u64 = 8;
 
-    /// A second service in the hostile guest, which is attacked by the first and may not suffer.
-    const NEIGHBOUR: &str = r#"
+    /// The hostile VM, whose service has a neighbour that it attacks, and the VM at the other end.
+    const BESIDE: &str = r#"
+[[vm]]
+name = "hostile"
+[[vm]]
+name = "partner"
 [[service]]
-vm = "worker-2"
+vm = "hostile"
+name = "reducer"
+process = { uid = 1000 }
+[[service]]
+vm = "hostile"
 name = "neighbour"
 process = { uid = 1001 }
+[[service]]
+vm = "hostile"
+name = "pinned"
+process = { uid = 1003, exe_sha256 = "EXECUTABLE" }
+[[service]]
+vm = "partner"
+name = "partner"
+process = { uid = 1000 }
+[[channel]]
+name = "there"
+from = "partner/partner"
+to = ["hostile/reducer"]
+kind = "region"
+size = "64KiB"
+[[channel]]
+name = "back"
+from = "hostile/reducer"
+to = ["partner/partner"]
+kind = "region"
+size = "64KiB"
 [[channel]]
 name = "beside"
-from = "worker-2/neighbour"
-to = ["manager/mapper"]
+from = "hostile/neighbour"
+to = ["partner/partner"]
 kind = "region"
 size = "64KiB"
 "#;
@@ -77,21 +114,31 @@ size = "64KiB"
             eprintln!("skipped: built without QEMU and a guest kernel");
             return Ok(None);
         };
-        let policy = job(2, &artifacts).policy() + NEIGHBOUR;
+        let others = job(1, &artifacts);
+        let shell = std::fs::canonicalize("/bin/sh")?;
+        let policy = others.policy() + &BESIDE.replace("EXECUTABLE", &digest(&shell)?);
         let mut deployment = Deployment::new(&artifacts, &policy, None)?;
         deployment.up()?;
         let before = devices(&deployment)?;
+        let writes = [("there", "hostile/reducer")];
+        let reads = [("back", "hostile/reducer"), ("beside", "hostile/neighbour")];
+        let mut partner = siege::partner(&deployment, "partner", "partner", &writes, &reads)?;
 
         let script = format!(
             "insmod /lib/sivshm.ko && event loaded || finish 90
 /bin/hostile guest-user --neighbour --flood {FLOOD_SECONDS}
+/bin/hostile guest-claims
 /bin/hostile guest-root
 /bin/hostile guest-revoked
 finish 0"
         );
         let image = deployment.root().join("hostile.cpio");
-        Image::new(vm)?
+        let image_of = Image::new(vm)?;
+        papers(executables(image_of, &deployment, &shell)?, &deployment)?
             .program(&artifacts.guest.join("hostile"))?
+            .identity(&deployment.identity(HOSTILE.0, "reducer"), SERVICE_USER)?
+            .identity(&deployment.identity(HOSTILE.0, "neighbour"), NEIGHBOUR_USER)?
+            .identity(&deployment.identity(HOSTILE.0, "pinned"), PINNED_USER)?
             .file(&vm.sivshm_ko, "/lib/sivshm.ko")?
             .kernel_module("uio_pci_generic")?
             .build(&script, &image)?;
@@ -115,7 +162,10 @@ finish 0"
         );
         output_of(deployment.command("revoke").args([HOSTILE.0, HOSTILE.1]))?;
         guest.finish(ATTACK_LIMIT)?;
-        report(&guest);
+        report(&guest.process);
+        partner.kill();
+        partner.finish(ATTACK_LIMIT)?;
+        report(&partner);
         let after = devices(&deployment)?;
         deployment.down()?;
         Ok(Some(Evidence {
@@ -124,6 +174,76 @@ finish 0"
             flooded: done < ended,
             devices: (before, after),
         }))
+    }
+
+    /// The SHA-256 of a file, as a policy names it.
+    fn digest(file: &Path) -> Result<String> {
+        let text = output_of(Command::new("sha256sum").arg(file))?;
+        let digest = text.split_whitespace().next();
+        Ok(digest.context("no digest")?.to_owned())
+    }
+
+    /// Adds a shell that the policy names, one that it does not, the libraries that both need, and one
+    /// that neither does.
+    fn executables<'a>(
+        mut image: Image<'a>,
+        deployment: &Deployment,
+        shell: &Path,
+    ) -> Result<Image<'a>> {
+        let another = deployment.root().join("another");
+        let mut bytes = std::fs::read(shell)?;
+        bytes.push(0);
+        std::fs::write(&another, bytes)?;
+        std::fs::set_permissions(&another, std::fs::metadata(shell)?.permissions())?;
+        let preloaded = deployment.root().join("preloaded.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/hostile/preload/preloaded.c");
+        let mut cc = Command::new("cc");
+        output_of(
+            cc.args(["-shared", "-fPIC", "-o"])
+                .arg(&preloaded)
+                .arg(source),
+        )?;
+        for line in output_of(Command::new("ldd").arg(shell))?.lines() {
+            let path = line.split_whitespace().find(|word| word.starts_with('/'));
+            if let Some(path) = path {
+                image = image.file(Path::new(path), path)?;
+            }
+        }
+        image
+            .file(shell, "/bin/named")?
+            .file(&another, "/bin/another")?
+            .file(&preloaded, "/lib/preloaded.so")
+    }
+
+    /// Adds SVIDs and keys that are of no use there: of a service of another VM, of a service of this
+    /// VM by an authority that only has the domain's name, and of this VM's device process.
+    fn papers<'a>(mut image: Image<'a>, deployment: &Deployment) -> Result<Image<'a>> {
+        let forged = deployment.root().join("forged");
+        let ca = || Command::new(deployment.artifacts().bin.join("sivshm-ca"));
+        let own = ["--domain", deployment.domain(), "--dir"];
+        output_of(ca().arg("init").args(own).arg(&forged))?;
+        let mut issue = ca();
+        issue.args(["issue", "--dir"]).arg(&forged);
+        output_of(
+            issue
+                .args(["service", HOSTILE.0, "reducer", "--out"])
+                .arg(&forged),
+        )?;
+        let device = deployment.etc().join("vm").join(HOSTILE.0).join("device");
+        for (name, path) in [
+            (
+                "another-vm",
+                deployment.services_dir("worker-1").join("reducer"),
+            ),
+            ("another-authority", forged.join("reducer")),
+            ("device", device),
+        ] {
+            for suffix in ["pem", "key"] {
+                let to = format!("/etc/sivshm/{name}.{suffix}");
+                image = image.file(&path.with_extension(suffix), &to)?;
+            }
+        }
+        Ok(image)
     }
 
     /// What each device process is: the same as long as it has not been restarted.
@@ -139,8 +259,8 @@ finish 0"
     }
 
     /// Shows the console of a run, for whoever asks the test programs for their output.
-    fn report(guest: &Vm) {
-        for Line { at, text } in guest.process.lines() {
+    fn report(process: &Process) {
+        for Line { at, text } in process.lines() {
             println!("{:8.3} {text}", at.as_secs_f64());
         }
     }
@@ -182,6 +302,9 @@ finish 0"
         descriptor_stolen_from_a_process: "descriptor-stolen-by-pidfd"
         descriptor_passed_over_a_socket: "descriptor-passed-by-rights"
         descriptor_kept_over_exec: "descriptor-kept-over-exec"
+        read_by_a_child: "read-by-a-child"
+        write_by_a_child: "write-by-a-child"
+        poll_by_a_child: "poll-by-a-child"
         read_of_proc_mem: "read-proc-mem"
         write_of_proc_mem: "write-proc-mem"
         process_vm_readv: "process-vm-readv"
@@ -196,6 +319,32 @@ finish 0"
         a_flood_leaves_a_neighbour_its_session: "open-during-a-flood"
         a_flood_leaves_a_session_its_grants: "session-during-a-flood"
         a_flood_leaves_nothing_behind: "open-after-a-flood"
+        a_session_without_a_word: "no-word"
+        // Who is no service, or another one.
+        a_session_without_tls: "no-tls"
+        a_session_without_an_svid: "no-svid"
+        the_key_of_another_service: "key-of-another-service"
+        the_svid_of_another_service: "svid-of-another-service"
+        the_svid_of_another_user: "svid-of-another-user"
+        an_svid_as_a_stranger: "svid-as-a-stranger"
+        the_svid_of_another_vm: "svid-of-another-vm"
+        an_svid_of_another_authority: "svid-of-another-authority"
+        the_svid_of_the_device_process: "svid-of-the-device-process"
+        an_svid_in_another_executable: "svid-in-another-executable"
+        // The own key for what is another's.
+        a_channel_of_another_vm_is_not_read: "read-another-vms-channel"
+        a_channel_of_another_vm_is_not_written: "write-another-vms-channel"
+        a_channel_of_a_neighbour_is_not_written: "write-a-neighbours-channel"
+        the_wrong_end_of_a_channel: "write-what-is-read"
+        a_channel_with_another_peer: "open-with-another-peer"
+        // What the digest of an executable does not prove: these are let in.
+        a_script_of_the_named_interpreter: "script-of-the-named-interpreter"
+        a_library_in_the_named_executable: "preload-into-the-named-executable"
+        a_debugger_of_the_named_executable: "ptrace-of-the-named-executable"
+        // And what it does.
+        a_script_of_another_interpreter: "script-of-another-interpreter"
+        a_library_in_another_executable: "preload-into-another-executable"
+        a_debugger_of_another_executable: "ptrace-of-another-executable"
         // Root.
         sysfs_registers: "sysfs-registers"
         sysfs_memory: "sysfs-memory"

@@ -83,8 +83,11 @@ impl<'a> Image<'a> {
     /// # Errors
     /// If it can't be copied.
     pub fn file(self, from: &Path, to: &str) -> Result<Self> {
-        fs::copy(from, self.path(to.trim_start_matches('/')))
-            .with_context(|| format!("can't copy {}", from.display()))?;
+        let to = self.path(to.trim_start_matches('/'));
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::copy(from, to).with_context(|| format!("can't copy {}", from.display()))?;
         Ok(self)
     }
 

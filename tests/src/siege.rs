@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::attack::{Attack, attacks};
 use crate::deployment::Deployment;
-use crate::job::Afterwards;
+use crate::job::{Afterwards, SERVICE_USER};
 use crate::process::Process;
 use crate::vm::FOREIGN_FUNCTIONS;
 
@@ -23,6 +23,33 @@ pub const IN_GUEST: Afterwards<'static> = Afterwards {
     modules: &["uio_pci_generic"],
     qemu_args: &FOREIGN_FUNCTIONS,
 };
+
+/// A service at the other end of a hostile VM's channels, which is there whenever they are opened: on
+/// the host, in place of its own VM. It writes and reads channels, each with the service that is given.
+///
+/// # Errors
+/// If it can't be started.
+pub fn partner(
+    deployment: &Deployment,
+    vm: &str,
+    service: &str,
+    writes: &[(&str, &str)],
+    reads: &[(&str, &str)],
+) -> Result<Process> {
+    let mut command = deployment.run(vm);
+    command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
+    command.args(["--service", service, "--"]);
+    command.arg(deployment.artifacts().guest.join("partner"));
+    command.args(["--identity", service]);
+    for (option, ends) in [("--writes", writes), ("--reads", reads)] {
+        for (channel, peer) in ends {
+            command.args([option, &format!("{channel}={peer}")]);
+        }
+    }
+    let mut partner = Process::start(vm, command)?;
+    partner.wait_event("partner", SIEGE_LIMIT)?;
+    Ok(partner)
+}
 
 /// Tries what the VMM of `vm` can try by itself, while the VMM of `other` runs, and gives both, the
 /// hostile one first, which has come to its end. Needs users of their own for both: in development

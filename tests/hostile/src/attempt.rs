@@ -6,18 +6,34 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, Uid, fork, setgid, setuid};
+use sivshm_abi::frame::Reason;
+use sivshm_handshake::service::wire::RefusalReason;
 
+use crate::device::Mapped;
 use crate::report::Got;
 
-/// Exit code of a child whose attempt worked; others are the errno that it got.
+/// Exit code of a child whose attempt worked; others are the errno that it got, or what follows.
 const WORKED: i32 = 0;
+
+/// Exit code of a child whose session was closed, less the number of the reason: above every errno.
+const CLOSED: i32 = 160;
+
+/// Exit code of a child whose channel was refused, less the number of the reason.
+const REFUSED: i32 = 200;
 
 /// Runs `body` in a child and says what it got.
 pub fn attempt(body: impl FnOnce() -> nix::Result<()>) -> Got {
-    match spawn(body) {
-        Ok(child) => ended(child),
-        Err(errno) => Got::Errno(errno),
-    }
+    spawn(body).map_or_else(Got::Errno, ended)
+}
+
+/// Has a child say what it gets as another user.
+pub fn probe_as(uid: u32, body: impl FnOnce() -> Got) -> Got {
+    spawn_probe_as(uid, body).map_or_else(Got::Errno, ended)
+}
+
+/// Starts a child that says what it gets as another user.
+pub fn spawn_probe_as(uid: u32, body: impl FnOnce() -> Got) -> nix::Result<Pid> {
+    fork_with(|| become_user(uid).map_or_else(Got::Errno, |()| body()))
 }
 
 /// Runs `body` in a child as another user.
@@ -38,13 +54,22 @@ pub fn become_user(uid: u32) -> nix::Result<()> {
 
 /// Starts a child that runs `body` and exits with what it got.
 pub fn spawn(body: impl FnOnce() -> nix::Result<()>) -> nix::Result<Pid> {
+    fork_with(|| body().into())
+}
+
+fn fork_with(body: impl FnOnce() -> Got) -> nix::Result<Pid> {
     // SAFETY: this program has one thread, so the child may do anything.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => {
             let code = match body() {
-                Ok(()) => WORKED,
-                Err(errno) => errno as i32,
+                Got::Success => WORKED,
+                Got::Errno(errno) => errno as i32,
+                Got::Absent => Errno::ENOENT as i32,
+                Got::Closed(reason) => CLOSED + i32::from(reason.code()),
+                Got::Refused(reason) => REFUSED + i32::from(reason.code()),
+                // No child says this of itself.
+                Got::Signal(_) => Errno::EINTR as i32,
             };
             // SAFETY: ends the child without running the parent's exit handlers twice.
             unsafe { libc::_exit(code) }
@@ -56,11 +81,23 @@ pub fn spawn(body: impl FnOnce() -> nix::Result<()>) -> nix::Result<Pid> {
 pub fn ended(child: Pid) -> Got {
     match waitpid(child, None) {
         Ok(WaitStatus::Exited(_, WORKED)) => Got::Success,
-        Ok(WaitStatus::Exited(_, code)) => Got::Errno(Errno::from_raw(code)),
+        Ok(WaitStatus::Exited(_, code)) => refused(code)
+            .or_else(|| closed(code))
+            .unwrap_or_else(|| Got::Errno(Errno::from_raw(code))),
         Ok(WaitStatus::Signaled(_, signal, _)) => Got::Signal(signal),
         Ok(_) => Got::Signal(Signal::SIGSTOP),
         Err(errno) => Got::Errno(errno),
     }
+}
+
+fn closed(code: i32) -> Option<Got> {
+    let code = u16::try_from(code - CLOSED).ok()?;
+    Reason::from_code(code).ok().map(Got::Closed)
+}
+
+fn refused(code: i32) -> Option<Got> {
+    let code = u16::try_from(code - REFUSED).ok()?;
+    RefusalReason::from_code(code).ok().map(Got::Refused)
 }
 
 /// What a child got, as what its parent gets: a signal ends the parent in the same way.
@@ -70,6 +107,7 @@ pub fn as_result(got: Got) -> nix::Result<()> {
         Got::Errno(errno) => Err(errno),
         Got::Signal(signal) => nix::sys::signal::raise(signal),
         Got::Absent => Err(Errno::ENOENT),
+        Got::Closed(_) | Got::Refused(_) => Err(Errno::EPROTO),
     }
 }
 
@@ -98,4 +136,11 @@ pub fn load(at: NonNull<u8>) -> u8 {
 pub fn store(at: NonNull<u8>, value: u8) {
     // SAFETY: as in `load`.
     unsafe { at.write_volatile(value) };
+}
+
+/// Stores eight bytes in a mapping; as [`load`].
+pub fn store_u64(to: &Mapped, at: usize, value: u64) {
+    assert!(at.is_multiple_of(8) && at + 8 <= to.length);
+    // SAFETY: as in `load`; the place is aligned, because mappings are, and within the mapping.
+    unsafe { to.start.add(at).cast::<u64>().write_volatile(value) };
 }

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sivshm_abi::frame::Reason;
 use sivshm_abi::grant::{Grant, Part};
 use sivshm_abi::limits::GRANT_OFFSET_SHIFT;
-use sivshm_abi::uapi;
+use sivshm_abi::uapi::{self, SessionState};
 use sivshm_abi::wire::Reader;
 
 use crate::attempt::load;
 
 /// Longest time to wait for a session's grants.
-const GRANTS_LIMIT: Duration = Duration::from_secs(20);
+pub const GRANTS_LIMIT: Duration = Duration::from_secs(20);
 
 /// Most grants that a list is read for here.
 const LISTED: u32 = 64;
@@ -80,6 +81,15 @@ impl Session {
             })
             .collect();
         Ok((state, granted))
+    }
+
+    /// Why the session has ended, if it has; none while it lives.
+    pub fn ended(&self) -> nix::Result<Option<Reason>> {
+        let mut list = [0_u8; uapi::LIST_BYTES];
+        self.ioctl(3, uapi::LIST, uapi::LIST_BYTES, list.as_mut_ptr())?;
+        let closed = list[16] == SessionState::Closed.code().to_le_bytes()[0];
+        let reason = Reason::from_code(u16::from_le_bytes([list[20], list[21]]));
+        Ok(reason.ok().filter(|_| closed))
     }
 
     /// Waits until the session holds `count` grants or has ended.

@@ -1,7 +1,8 @@
 //! The hostile parties of SIVSHM's security tests, as one static program.
 //!
 //! Each subcommand plays one party and tries everything that party could try. It links the numbers of
-//! `sivshm-abi` and no other code of the project. Every attempt prints one event with what it had to
+//! `sivshm-abi` and, because nothing is granted without, the service's side of the handshake, and no
+//! other code of the project. Every attempt prints one event with what it had to
 //! get, what it got, and whether the same operation works on an object that was granted.
 #![expect(
     unsafe_code,
@@ -10,12 +11,14 @@
 )]
 
 mod attempt;
+mod claim;
 mod device;
 mod guest_root;
 mod guest_user;
 mod peer;
 mod report;
 mod rights;
+mod service;
 mod slices;
 mod vmm;
 
@@ -35,6 +38,10 @@ enum Party {
     GuestUser(guest_user::Options),
     /// The same, after the operator has revoked the channel that it asks for. Tried last.
     GuestRevoked,
+    /// Processes in a guest that are no service, or not the one that they say. Starts as root.
+    GuestClaims,
+    /// Somebody who owns a guest, and with it the channels of its service.
+    GuestLies,
     /// Root in a guest with the module loaded.
     GuestRoot(guest_root::Options),
     /// Root in a guest with the module loaded, before and after it is shut out of it.
@@ -77,6 +84,8 @@ fn main() -> std::process::ExitCode {
     match Cli::parse().party {
         Party::GuestUser(options) => guest_user::run(options),
         Party::GuestRevoked => guest_user::until_revoked(),
+        Party::GuestClaims => guest_user::claim(),
+        Party::GuestLies => guest_user::lie(),
         Party::GuestRoot(options) => guest_root::run(&options),
         Party::GuestLocked(options) => return guest_root::locked(&options),
         Party::GuestBars => guest_root::bars(),

@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 use nix::errno::Errno;
 use serde::Serialize;
+use sivshm_abi::frame::Reason;
+use sivshm_handshake::service::wire::RefusalReason;
 
 /// What an attempt got.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,6 +18,10 @@ pub enum Got {
     Signal(nix::sys::signal::Signal),
     /// What it looked for was not there.
     Absent,
+    /// Its session was closed for this reason.
+    Closed(Reason),
+    /// A channel was refused for this reason.
+    Refused(RefusalReason),
 }
 
 impl Got {
@@ -39,6 +45,8 @@ impl Display for Got {
             Self::Errno(errno) => write!(f, "{errno:?}"),
             Self::Signal(signal) => f.write_str(signal.as_str()),
             Self::Absent => f.write_str("absent"),
+            Self::Closed(reason) => write!(f, "closed: {}", reason.words()),
+            Self::Refused(reason) => write!(f, "refused: {reason}"),
         }
     }
 }

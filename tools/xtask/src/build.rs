@@ -59,7 +59,9 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
         guest: collect(
             "programs",
             &programs,
-            &["mapper", "reducer", "hostile", "honest", "echo", "say", "sivshm"],
+            &[
+                "mapper", "reducer", "hostile", "honest", "partner", "echo", "say", "sivshm",
+            ],
         )?,
         vm: with_vms.then(vm).transpose()?,
     };

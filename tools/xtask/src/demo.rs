@@ -161,6 +161,17 @@ fn serve(
         job.in_vms(deployment, &extras, &mut report)?
     };
     let mut attacks = Vec::new();
+    // The first worker's guest attacks, and its channels open only if somebody is at their other end.
+    let partner = match outcome.running.is_empty() {
+        true => None,
+        false => Some(siege::partner(
+            deployment,
+            "manager",
+            "mapper",
+            &[("job-1", "worker-1/reducer")],
+            &[("result-1", "worker-1/reducer")],
+        )?),
+    };
     for guest in &mut outcome.running {
         bar.set_message(format!("attacks from inside {}", guest.name()));
         guest.wait_event("exit", siege::SIEGE_LIMIT)?;
@@ -171,6 +182,7 @@ fn serve(
                 .map(|found| line("guest", found)),
         );
     }
+    drop(partner);
     let status = deployment.status()?;
     if nix::unistd::geteuid().is_root() {
         bar.set_message("attacks of a VMM");

@@ -2,13 +2,15 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::attempt::{as_result, attempt_as, ended, spawn};
+use crate::attempt::{as_result, attempt_as, ended, errno_of, spawn};
 use crate::device::{adopt, map};
 use crate::report::{Got, attack};
 
@@ -19,6 +21,15 @@ type Way = fn(&File, i64) -> nix::Result<()>;
 
 /// This program, as an ordinary file that anybody may map.
 const ORDINARY: &str = "/proc/self/exe";
+
+/// Uses the file as a stream.
+type Use = fn(&File) -> nix::Result<()>;
+
+const USES: &[(&str, Use, Errno)] = &[
+    ("read-by-a-child", read_now, Errno::EACCES),
+    ("write-by-a-child", write_now, Errno::EACCES),
+    ("poll-by-a-child", poll_now, Errno::EIO),
+];
 
 const WAYS: &[(&str, Way)] = &[
     ("descriptor-inherited-by-fork", inherited),
@@ -34,6 +45,37 @@ pub fn run() {
         });
         let got = scene(|s| way(&s.session.0, s.read_only()?.offset(0)));
         attack(name, Got::Errno(Errno::EACCES), got, ordinary);
+    }
+    for (name, use_it, wanted) in USES {
+        let own = scene(|s| use_it(&s.session.0));
+        let got = scene(|s| as_result(ended(spawn(|| use_it(&s.session.0))?)));
+        attack(name, Got::Errno(*wanted), got, own);
+    }
+}
+
+fn read_now(mut file: &File) -> nix::Result<()> {
+    // SAFETY: F_SETFL takes an integer.
+    Errno::result(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
+    match file.read(&mut [0; 8]).map_err(errno_of) {
+        Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn write_now(mut file: &File) -> nix::Result<()> {
+    file.write(b"not a record").map(drop).map_err(errno_of)
+}
+
+/// `EIO` stands for `POLLERR`.
+fn poll_now(file: &File) -> nix::Result<()> {
+    let mut fds = [PollFd::new(
+        file.as_fd(),
+        PollFlags::POLLIN | PollFlags::POLLOUT,
+    )];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    match fds[0].revents() {
+        Some(came) if came.contains(PollFlags::POLLERR) => Err(Errno::EIO),
+        _ => Ok(()),
     }
 }
 

@@ -1,13 +1,15 @@
 //! Taking so much that others get none.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use sivshm_abi::limits::SESSION_CREDIT_BYTES;
 
-use crate::attempt::{attempt_as, become_user, ended, spawn, store};
+use crate::attempt::{attempt_as, become_user, ended, errno_of, spawn, store};
 use crate::device::Session;
 use crate::report::{Got, attack, event};
 
@@ -18,6 +20,15 @@ const TOO_MANY: usize = 1000;
 
 /// How often a service may be restarted without being a flood itself.
 const RESTART_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Longest time for a service to open a channel beside a flood, emulated and on a loaded machine.
+const OPENED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time after which a service that has flooded is let in again: that of some tokens of its bucket.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes that are no TLS, as many as may be under way.
+const GARBAGE: [u8; SESSION_CREDIT_BYTES] = [0x55; SESSION_CREDIT_BYTES];
 
 /// How often the service stores and rings.
 const WORK_INTERVAL: Duration = Duration::from_millis(1);
@@ -39,8 +50,10 @@ pub fn run(options: Options) {
 
     event("flood-started");
     let until = Instant::now() + Duration::from_secs(options.flood);
-    // A stranger opens and closes, and holds what it can get.
+    // A stranger opens and closes, holds what it can get, and writes; so does a process of the service.
     let floods = [
+        as_user(STRANGER, until, pour),
+        as_user(SERVICE, until, pour),
         as_user(STRANGER, until, || Session::open().map(drop)),
         as_user(STRANGER, until, || {
             let held: Vec<_> = (0..TOO_MANY).map_while(|_| Session::open().ok()).collect();
@@ -53,10 +66,19 @@ pub fn run(options: Options) {
         let got = attempt_as(NEIGHBOUR, || neighbour(until));
         attack("open-during-a-flood", Got::Success, got, before);
     }
-    let [_, _, service] = floods.map(|flood| flood.map_or_else(Got::Errno, ended));
+    let [.., service] = floods.map(|flood| flood.map_or_else(Got::Errno, ended));
     attack("session-during-a-flood", Got::Success, service, before);
     event("flood-ended");
+    std::thread::sleep(FORGIVEN_AFTER);
     attack("open-after-a-flood", Got::Success, writes(), before);
+}
+
+/// Writes into a session until that takes no more.
+fn pour() -> nix::Result<()> {
+    let session = Session::open()?;
+    loop {
+        (&session.0).write_all(&GARBAGE).map_err(errno_of)?;
+    }
 }
 
 /// What `body` gets while a stranger holds every session that it can have.
@@ -92,10 +114,14 @@ fn as_user(uid: u32, until: Instant, body: impl Fn() -> nix::Result<()>) -> nix:
     })
 }
 
-/// Opens a session now and then, as a service does that is restarted.
+/// Opens a channel now and then, as a service does that is restarted.
 fn neighbour(until: Instant) -> nix::Result<()> {
     while Instant::now() < until {
+        let begun = Instant::now();
         let s = Scene::open_with(1)?;
+        if begun.elapsed() > OPENED_WITHIN {
+            return Err(Errno::ETIMEDOUT);
+        }
         s.map(s.granted.first().ok_or(Errno::ENODATA)?, RO)?.touch();
         drop(s);
         std::thread::sleep(RESTART_INTERVAL);

@@ -100,9 +100,10 @@ fn peek<T>(page: impl FnOnce() -> nix::Result<(T, Mapped)>) -> Got {
     })
 }
 
-fn trace(request: libc::c_uint, child: Pid, at: usize, data: usize) -> nix::Result<()> {
-    // SAFETY: of the requests used here only PTRACE_PEEKDATA takes an address of this process, to
-    // which it writes a word: its caller gives that of a `u64`.
+pub(super) fn trace(request: libc::c_uint, child: Pid, at: usize, data: usize) -> nix::Result<()> {
+    // SAFETY: of the requests used here PTRACE_PEEKDATA takes an address of this process, to which it
+    // writes a word, and PTRACE_GETREGS and PTRACE_SETREGS one of registers: their callers give those
+    // of a `u64` and of a `user_regs_struct`.
     let rc = unsafe { libc::syscall(libc::SYS_ptrace, request, child.as_raw(), at, data) };
     Errno::result(rc).map(drop)
 }

@@ -2,10 +2,13 @@
 //! more.
 
 mod descriptors;
+mod executables;
 mod floods;
+mod lies;
 mod lifetime;
 mod mapping;
 mod memory;
+mod proofs;
 mod protection;
 mod revocation;
 mod rings;
@@ -20,8 +23,11 @@ use nix::errno::Errno;
 use crate::attempt::{attempt_as, become_user, ended, errno_of, spawn, store};
 use crate::device::{Granted, Mapped, Session, find, map};
 use crate::report::Got;
+use crate::service::obtain;
 
 pub use descriptors::map_descriptor;
+pub use lies::run as lie;
+pub use proofs::run as claim;
 pub use revocation::run as until_revoked;
 
 pub(crate) const PAGE: usize = 4096;
@@ -32,10 +38,13 @@ pub(crate) const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 pub(crate) const SERVICE: u32 = 1000;
 
 /// The user of a second service, where the policy has one.
-const NEIGHBOUR: u32 = 1001;
+pub(crate) const NEIGHBOUR: u32 = 1001;
 
 /// The user that no service of any policy matches.
 const STRANGER: u32 = 1002;
+
+/// The user of a service whose executable the policy names, where it has one.
+const PINNED: u32 = 1003;
 
 /// Grants that a reducer holds: data and acknowledgement line of two channels.
 const GRANTS: usize = 4;
@@ -65,7 +74,7 @@ impl Scene {
 
     fn open_with(grants: usize) -> nix::Result<Self> {
         let session = Session::open()?;
-        let granted = session.wait_grants(grants)?;
+        let granted = obtain(&session, grants)?;
         if granted.len() < grants {
             Err(Errno::ENODATA)
         } else {
@@ -151,7 +160,7 @@ fn beside_the_service(uid: u32, body: impl FnOnce(&Session, Held) -> nix::Result
     while_the_service_holds(|held| {
         attempt_as(uid, || {
             let own = Session::open()?;
-            own.wait_grants(1)?;
+            obtain(&own, 1)?;
             body(&own, held)
         })
     })
@@ -162,6 +171,7 @@ pub fn run(options: Options) {
     // What the service may do: the other half of every attempt.
     let writes = scene(|s| s.map(&s.writable()?, RW).map(|m| store(m.start, 1)));
     let reads = scene(|s| s.map(&s.read_only()?, RO).map(|m| m.touch()));
+    let silent = proofs::begin_silence();
     mapping::run(writes, options.neighbour);
     protection::run(writes, reads);
     lifetime::run(writes);
@@ -169,4 +179,5 @@ pub fn run(options: Options) {
     memory::run(writes);
     rings::run(options.neighbour);
     floods::run(options);
+    proofs::end_silence(silent, writes);
 }

@@ -9,10 +9,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::attempt::{attempt_as, load, store};
-use crate::device::{Granted, Session, find};
+use crate::device::{Granted, Session, find, map};
 use crate::report::{Got, attack, please_revoke};
+use crate::service::obtain;
 
-use super::{GRANTS, RO, RW, SERVICE, Scene, scene};
+use super::{GRANTS, PAGE, RO, RW, SERVICE, Scene, scene};
 
 /// Longest time for the operator to do it.
 const REVOCATION_LIMIT: Duration = Duration::from_secs(60);
@@ -61,12 +62,11 @@ pub fn run() {
         s.map(&s.read_only()?, RO).map(|m| m.touch())
     });
     let got = attempt_as(SERVICE, || {
-        let s = Scene::open_with(LEFT)?;
-        // The refusal of a second session comes behind every grant of the first.
-        Session::open()?.wait_grants(1)?;
-        let (_, granted) = s.session.list()?;
+        let session = Session::open()?;
+        // Ends when nothing more will be granted, or too late.
+        let granted = obtain(&session, GRANTS)?;
         let again = find(&granted, true, true).ok_or(Errno::ENODATA)?;
-        s.map(&again, RW).map(drop)
+        map(session.0.as_fd(), again.offset(0), PAGE, RW).map(drop)
     });
     attack(
         "reopen-after-revocation",

@@ -1,0 +1,201 @@
+//! A claim to be a service, by whatever SVID and key a hostile process has. It believes every device
+//! process, and looks at what becomes of its session.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use sivshm_abi::identity::SpiffeId;
+use sivshm_abi::limits::MAX_DATA_BYTES;
+use sivshm_abi::name::ChannelName;
+use sivshm_handshake::service::ALPN;
+use sivshm_handshake::service::wire::{Content, Message, Pairing};
+
+use crate::attempt::errno_of;
+use crate::device::Session;
+use crate::report::Got;
+
+/// Longest time for a claim to be decided: that of a session that says nothing, and half as much
+/// again.
+const DECIDED_WITHIN: Duration = Duration::from_secs(45);
+
+/// Somebody: whoever has proved to be a service is told that there is no such channel.
+const SOMEBODY: &str = "spiffe://any.example/vm/any/svc/any";
+
+/// An SVID with its chain, and its key.
+#[derive(Debug)]
+pub struct Papers {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Papers {
+    /// Reads `PATH.pem` and `PATH.key`.
+    pub fn read(path: &str) -> nix::Result<Self> {
+        let read = |suffix| std::fs::read(format!("{path}.{suffix}")).map_err(errno_of);
+        let (chain, key) = (read("pem")?, read("key")?);
+        let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>();
+        Ok(Self {
+            chain: chain.map_err(|_| Errno::EBADMSG)?,
+            key: PrivateKeyDer::from_pem_slice(&key).map_err(|_| Errno::EBADMSG)?,
+        })
+    }
+}
+
+/// What a session gets that claims by these papers, or by none, to be the service that its process
+/// is: success if the device process talks with it.
+pub fn claim(papers: Option<&Papers>) -> Got {
+    talk(papers).unwrap_or_else(Got::Errno)
+}
+
+/// What a session gets that says this, whatever it is, and no more.
+pub fn say(bytes: &[u8]) -> Got {
+    let said = Session::open().and_then(|session| {
+        // A session that takes no more is about to say why.
+        let _ = (&session.0).write_all(bytes);
+        listen(&session, |_| None)
+    });
+    said.unwrap_or_else(Got::Errno)
+}
+
+fn talk(papers: Option<&Papers>) -> nix::Result<Got> {
+    let session = Session::open()?;
+    let mut tls = client(papers).map_err(|_| Errno::EINVAL)?;
+    let mut asked = false;
+    flush(&mut tls, &session);
+    listen(&session, |mut bytes| {
+        while !bytes.is_empty() {
+            // Whether this is the end is what the session's state says.
+            tls.read_tls(&mut bytes).ok()?;
+            let heard = tls.process_new_packets().ok()?;
+            if heard.plaintext_bytes_to_read() > 0 {
+                return Some(Got::Success);
+            }
+        }
+        if !tls.is_handshaking() && !asked {
+            asked = true;
+            tls.writer().write_all(&question()?).ok()?;
+        }
+        flush(&mut tls, &session);
+        None
+    })
+}
+
+/// Hears what the device process says until `heard` knows what that means, or the session has ended.
+fn listen(session: &Session, mut heard: impl FnMut(&[u8]) -> Option<Got>) -> nix::Result<Got> {
+    let deadline = Instant::now() + DECIDED_WITHIN;
+    loop {
+        let (_, granted) = session.list()?;
+        if !granted.is_empty() {
+            return Ok(Got::Success);
+        }
+        if let Some(reason) = session.ended()? {
+            return Ok(Got::Closed(reason));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let news = PollFlags::POLLIN | PollFlags::POLLPRI;
+        let mut fds = [PollFd::new(session.0.as_fd(), news)];
+        if poll(&mut fds, timeout)? == 0 {
+            return Err(Errno::ETIMEDOUT);
+        }
+        if fds[0]
+            .revents()
+            .is_some_and(|came| came.contains(PollFlags::POLLIN))
+        {
+            let mut space = [0; MAX_DATA_BYTES];
+            let bytes = (&session.0).read(&mut space).map_err(errno_of)?;
+            if let Some(got) = heard(&space[..bytes]) {
+                return Ok(got);
+            }
+        }
+    }
+}
+
+/// Says what TLS has to say; a session that takes no more is about to say why.
+fn flush(tls: &mut ClientConnection, session: &Session) {
+    let mut bytes = Vec::new();
+    while tls.wants_write() && tls.write_tls(&mut bytes).is_ok() {}
+    let _ = (&session.0).write_all(&bytes);
+}
+
+fn question() -> Option<Vec<u8>> {
+    let somebody = SpiffeId::parse(SOMEBODY).ok()?;
+    let pairing = Pairing {
+        channel: ChannelName::new("any").ok()?,
+        reader: somebody,
+    };
+    let content = Content::Want {
+        peer: somebody,
+        integrity: None,
+    };
+    Some(Message { pairing, content }.to_bytes())
+}
+
+fn client(papers: Option<&Papers>) -> Result<ClientConnection, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Gullible));
+    let mut config = match papers {
+        Some(Papers { chain, key }) => {
+            config.with_client_auth_cert(chain.clone(), key.clone_key())?
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    let name = ServerName::try_from("device").map_err(|_| Error::HandshakeNotComplete)?;
+    ClientConnection::new(Arc::new(config), name)
+}
+
+/// Believes everybody.
+#[derive(Debug)]
+struct Gullible;
+
+impl ServerCertVerifier for Gullible {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let offered = [
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+        ];
+        offered.to_vec()
+    }
+}
