@@ -102,25 +102,23 @@ mod tests {
         assert!(named > 20, "only {named} pages found: is the search right?");
     }
 
+    /// Files of the backend that hold a piece of code.
+    fn holding(needle: &str) -> Vec<String> {
+        let code = |text: &str| {
+            text.lines()
+                .any(|line| !line.trim().starts_with("//") && line.contains(needle))
+        };
+        let of_backend =
+            |path: &str| path.starts_with("device/backend/src/run/") && !path.contains("test");
+        let found = sources().into_iter();
+        let found = found.filter(|(path, text)| of_backend(path) && code(text));
+        let mut paths: Vec<_> = found.map(|(path, _)| path).collect();
+        paths.sort();
+        paths
+    }
+
     #[test]
     fn i3_slices_leave_through_one_function() {
-        let backend: Vec<_> = sources()
-            .into_iter()
-            .filter(|(path, _)| {
-                path.starts_with("device/backend/src/run/") && !path.contains("test")
-            })
-            .collect();
-        let holding = |needle: &str| -> Vec<String> {
-            let code = |text: &str| {
-                text.lines()
-                    .any(|line| !line.trim().starts_with("//") && line.contains(needle))
-            };
-            backend
-                .iter()
-                .filter(|(_, text)| code(text))
-                .map(|(path, _)| path.clone())
-                .collect()
-        };
         // The terms of a link, which alone name what may be sent, are made in admission and nowhere else.
         assert_eq!(
             holding("LinkTerms {"),
@@ -135,6 +133,23 @@ mod tests {
         assert_eq!(
             holding("admission::link_terms("),
             ["device/backend/src/run/peers/exchange.rs"]
+        );
+    }
+
+    #[test]
+    fn i3_services_are_granted_through_one_function() {
+        // A grant is made in admission and nowhere else, from an agreement of both services.
+        assert_eq!(
+            holding("Some(Grant {"),
+            ["device/backend/src/run/admission.rs"]
+        );
+        assert_eq!(
+            holding("admission::grants_of_pairing("),
+            ["device/backend/src/run/sessions/parts.rs"]
+        );
+        assert_eq!(
+            holding("Payload::Grant(grant)"),
+            ["device/backend/src/run/sessions/parts.rs"]
         );
     }
 }
