@@ -2,13 +2,18 @@
 //! that runs on the host and in guests (`docs/performance.md`).
 //!
 //! Each subcommand prints one line of JSON with raw samples; `cargo xtask bench` does the arithmetic.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod doorbell;
+mod keep;
 mod local;
+mod opening;
+mod raw;
+mod ring;
 mod stripes;
 mod tcp;
 mod tls;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -30,6 +35,10 @@ enum Task {
     TcpReducer(tcp::ReducerArgs),
     Ping(doorbell::PingArgs),
     Pong(doorbell::PongArgs),
+    OpenWriter(opening::WriterArgs),
+    OpenReader(opening::ReaderArgs),
+    Keep(keep::Args),
+    Ring(ring::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +49,10 @@ fn main() -> ExitCode {
         Task::TcpReducer(args) => tcp::reduce(&args),
         Task::Ping(args) => doorbell::ping(&args),
         Task::Pong(args) => doorbell::pong(&args),
+        Task::OpenWriter(args) => opening::write(&args),
+        Task::OpenReader(args) => opening::read(&args),
+        Task::Keep(args) => keep::run(&args),
+        Task::Ring(args) => ring::run(&args),
     };
     match result {
         Ok(event) => {
