@@ -8,8 +8,6 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -19,6 +17,8 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, Stream,
 };
 use serde_json::{Value, json};
+
+use crate::usage::cpu_us;
 
 /// Name in the certificates of both ends.
 const NAME: &str = "peer.bench.example";
@@ -75,13 +75,6 @@ pub fn run(args: &Args) -> Result<Value> {
         .map_err(|_| anyhow::anyhow!("the accepting thread panicked"))??;
     let wall_us: Vec<_> = times.iter().map(|time| time.as_secs_f64() * 1e6).collect();
     Ok(json!({ "event": "tls", "wall_us": wall_us, "cpu_us": spent / f64::from(args.rounds) }))
-}
-
-/// CPU time of this process so far, in microseconds.
-fn cpu_us() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let time = usage.user_time() + usage.system_time();
-    Ok(Duration::from_micros(u64::try_from(time.num_microseconds())?).as_secs_f64() * 1e6)
 }
 
 /// Both ends' settings: TLS 1.3, `ring`, no resumption, no tickets, chains of two certificates below
