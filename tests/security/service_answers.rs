@@ -2,12 +2,13 @@
 //! turn.
 
 use sivshm_abi::frame::Reason;
+use sivshm_handshake::service::Opened;
 use sivshm_handshake::service::wire::{Accept, Content, Hash, RefusalReason, ServiceRefusal};
 
 use crate::support::identity::{Signer, Svid};
 use crate::support::liar::{service_id, victim_device};
 use crate::support::scene::VICTIM;
-use crate::support::stage::{Stage, id, inward, outward, scene};
+use crate::support::stage::{Stage, id, outward, scene};
 
 /// The impostor's own service.
 const APP: &str = "spiffe://car.example/vm/camera/svc/app";
@@ -290,11 +291,12 @@ fn false_last_words() {
 fn racing_opens() {
     let Some(scene) = scene() else { return };
     let mut stage = Stage::new(&scene);
-    let (_, older) = stage.camera.open(&inward(1));
-    let (mut service, newer) = stage.camera.open(&inward(1));
+    let (_, older) = stage.camera.open("in-1");
+    let (mut service, newer) = stage.camera.open("in-1");
     let wanted = newer.hash();
     stage.camera.pass("in-1", Content::Open(older));
     stage.camera.pass("in-1", Content::Open(newer));
+    // The older one may have been accepted before the newer one came.
     let accept = loop {
         match stage.camera.hear("in-1") {
             Content::Accept(accept) if accept.body.open == wanted => break accept,
@@ -307,7 +309,16 @@ fn racing_opens() {
     let installed = stage.camera.hear("in-1");
     stage.camera.pass("in-1", installed.clone());
     let (_, opened) = service.hear(installed);
-    let epoch = format!("{:016x}", opened.unwrap().epoch);
-    stage.victim.notices("opened", "in-1", &epoch);
+    let opened = opened.expect("an honest service has it");
+    let epoch = |opened: &Opened| format!("{:016x}", opened.epoch);
+    stage.victim.notices("opened", "in-1", &epoch(&opened));
+
+    // One more takes the place of what is open, with an epoch of its own.
+    let again = stage.camera.write("in-1");
+    let ended = Reason::OtherEnd.words();
+    stage.victim.notices("ended", "in-1", ended);
+    stage.victim.notices("opened", "in-1", &epoch(&again));
+    scene.assert_pairing("in-1", "end", "peer", ended);
     stage.assert_open("in-1");
+    stage.await_grants(2);
 }

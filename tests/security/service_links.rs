@@ -182,6 +182,15 @@ fn link_lost_at_each_step() {
         stage.assert_writes(&inward(number));
         stage.assert_reads(&outward(number));
     }
+
+    // A second link takes the place of the first one: what began there does not go on here.
+    let channel = inward(4);
+    let (mut service, accept) = stage.accepted(&channel);
+    stage.camera.link_again();
+    stage.camera.pass(&channel, service.answer(accept));
+    let why = "`confirm` came when something else was awaited";
+    stage.assert_refused(&channel, RefusalReason::Protocol, why);
+    stage.assert_writes(&channel);
 }
 
 #[test]

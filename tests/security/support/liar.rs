@@ -6,9 +6,10 @@
 //! [`Liar::write`] and [`Liar::read`] do a whole exchange without any lie.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::os::fd::AsFd as _;
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{OFlag, open};
@@ -103,7 +104,7 @@ impl<'s> Liar<'s> {
     }
 
     /// Signs with another SVID of its service from now on: NAME.pem and NAME.key of a folder.
-    pub fn renew_service(&mut self, folder: &std::path::Path) {
+    pub fn renew_service(&mut self, folder: &Path) {
         self.app = credentials(folder, APP, &self.scene.bundle());
     }
 
@@ -273,10 +274,7 @@ impl<'s> Liar<'s> {
 
     /// Writes a message into a channel that was opened, and rings.
     pub fn send(&self, channel: &str, epoch: u64, message: &[u8]) {
-        let path = format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&self.impostor.rights[0])
-        );
+        let path = format!("/proc/self/fd/{}", self.impostor.rights[0].as_raw_fd());
         let slice = open(path.as_str(), OFlag::O_RDWR, Mode::empty()).unwrap();
         let (offset, length) = self.scene.range(channel);
         let range = Mapping::new(&slice).unwrap().shared();
@@ -291,7 +289,7 @@ impl<'s> Liar<'s> {
     /// Waits until these bytes are in a channel that the victim writes.
     pub fn await_sight(&self, channel: &str, message: &[u8]) {
         let (offset, length) = self.scene.range(channel);
-        let slice = fs::File::from(self.talk.received[0].try_clone().unwrap());
+        let slice = File::from(self.talk.received[0].try_clone().unwrap());
         let mut bytes = vec![0; length];
         wait_until("message in the slice", ANSWERS_WITHIN, || {
             slice.read_exact_at(&mut bytes, offset as u64).unwrap();

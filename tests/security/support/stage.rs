@@ -6,7 +6,7 @@
 //! that rests after another one.
 
 use std::fmt::Write as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sivshm_abi::frame::Reason;
 use sivshm_abi::identity::SpiffeId;
@@ -20,7 +20,10 @@ use super::victim::Victim;
 
 /// Channels in each direction: what the attacks of one scene need, whose refusals are all recorded
 /// (`sivshm_device::audit::STRANGER_RECORDS`).
-pub const CHANNELS: usize = 20;
+pub const CHANNELS: usize = 12;
+
+/// Longest time for the victim's service to start: its program is hashed first.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What the victim's service says in all channels that it writes.
 const GREETING: &[u8] = b"an honest greeting";
@@ -43,7 +46,7 @@ pub fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
-/// The scene, without `camera`'s device process.
+/// The scene, where the device processes of `beacon` and `camera` are missing.
 pub fn scene() -> Option<Scene> {
     let mut policy = r#"
         version = 1
@@ -101,12 +104,20 @@ impl<'s> Stage<'s> {
         let ends = |name: fn(usize) -> String| (1..=CHANNELS).map(name).map(end).collect();
         let (mut reads, writes): (Vec<_>, Vec<_>) = (ends(inward), ends(outward));
         reads.push("beacon-1=beacon/app".to_owned());
-        Self {
+        let stage = Self {
             victim: Victim::start(scene, &reads, &writes),
             scene,
             camera,
             beacon,
-        }
+        };
+        let wants = |end: &String| {
+            let (channel, _) = end.split_once('=').unwrap();
+            stage.state(channel) == PairingState::Wanted
+        };
+        wait_until("service of the victim", STARTS_WITHIN, || {
+            reads.iter().all(wants).then_some(())
+        });
+        stage
     }
 
     /// Opens a channel as the impostor's service does, apart from a change.
