@@ -7,11 +7,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use sivshm_abi::limits::SESSION_CREDIT_BYTES;
+use sivshm_handshake::TlsFault;
 use sivshm_handshake::service::{ServiceClient, ServiceFault};
 
 use crate::backend::Awaited;
 use crate::desk::Desk;
 use crate::error::Error;
+
+/// How long the reason of a session's end may come behind the end of its TLS connection. The device
+/// process says both at once.
+const REASON_WITHIN: Duration = Duration::from_secs(1);
 
 /// A session's desk and the thread behind it. Dropping the last owner ends both.
 #[derive(Debug)]
@@ -50,6 +55,8 @@ struct Driver<'a> {
     client: Option<ServiceClient>,
     /// Bytes that the device process has not taken yet.
     unsent: Vec<u8>,
+    /// What to make of the end of the TLS connection, if no reason comes until then.
+    hung_up: Option<(Instant, ServiceFault)>,
     /// Whether the session lives.
     live: bool,
 }
@@ -60,6 +67,7 @@ impl<'a> Driver<'a> {
             desk,
             client: Some(client),
             unsent: Vec::new(),
+            hung_up: None,
             live: true,
         }
     }
@@ -82,8 +90,11 @@ impl<'a> Driver<'a> {
 
     /// Time until the client has to do something by itself.
     fn left(&self) -> Option<Duration> {
-        let deadline = self.client.as_ref()?.deadline()?;
-        Some(deadline.saturating_duration_since(Instant::now()))
+        let deadline = match (&self.hung_up, &self.client) {
+            (Some((until, _)), _) => Some(*until),
+            (None, client) => client.as_ref()?.deadline(),
+        };
+        Some(deadline?.saturating_duration_since(Instant::now()))
     }
 
     /// Does everything that there is to do.
@@ -105,7 +116,10 @@ impl<'a> Driver<'a> {
         if !open {
             // The list has said why.
             self.desk.lost();
-            (self.client, self.live) = (None, false);
+            (self.client, self.hung_up, self.live) = (None, None, false);
+        }
+        if let Some((_, fault)) = self.hung_up.take_if(|(until, _)| *until <= Instant::now()) {
+            self.desk.failed(fault);
         }
         Ok(())
     }
@@ -157,6 +171,12 @@ impl<'a> Driver<'a> {
         if let Some(mut client) = self.client.take() {
             self.unsent.append(&mut client.farewell());
         }
-        self.desk.failed(fault);
+        match fault {
+            // The session ends, and why comes next.
+            ServiceFault::Tls(TlsFault::Closed) => {
+                self.hung_up = Some((Instant::now() + REASON_WITHIN, fault));
+            }
+            fault => self.desk.failed(fault),
+        }
     }
 }

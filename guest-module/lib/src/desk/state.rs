@@ -251,7 +251,9 @@ impl State {
             None => "the grants of a channel that both services have agreed on",
             Some(pairing) => match pairing.stage {
                 Stage::Resting => "another attempt: the last one was refused or has ended",
-                Stage::Link => "the other end's VM: its device process has to run",
+                Stage::Link => {
+                    "the other end's device process, and its service if that writes the channel"
+                }
                 Stage::OtherEnd => "the other end's service, which has to open the channel too",
                 Stage::Installation | Stage::Open => "the device processes to grant the channel",
             },
@@ -317,6 +319,8 @@ impl State {
         pairing.refused = Some(refusal);
         pairing.forgotten = !again;
         if let Some(want) = pairing.otherwise.take_if(|_| unknown) {
+            // Nobody has refused the end that is wanted now.
+            pairing.refused = None;
             pairing.forgotten = false;
             pairing.ordered = false;
             self.orders.push(Order::Want(ticket, want));

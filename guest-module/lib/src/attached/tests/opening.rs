@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sivshm_abi::frame::Reason;
+use sivshm_abi::frame::{Payload, Reason};
 use sivshm_abi::grant::{Integrity, Kind};
 use sivshm_abi::name::ChannelName;
 use sivshm_handshake::service::ClientEvent;
@@ -93,7 +93,7 @@ fn an_opening_without_its_other_end_runs_out_of_time() {
     host.mediator.linked = false;
     let late = host.during(|| session.region_writer("job", &short).unwrap_err());
     assert!(
-        late.to_string().contains("device process has to run"),
+        late.to_string().contains("the other end's device process"),
         "{late}"
     );
     host.mediator.linked = true;
@@ -106,6 +106,37 @@ fn an_opening_without_its_other_end_runs_out_of_time() {
     assert!(matches!(late, Error::Refused { .. }), "{late}");
     assert!(!opened(&mut host));
     drop(host.during(|| session.region_writer("job", &options()).unwrap()));
+}
+
+/// The writer's end is tried first: that the policy does not give it is no news of the reader's.
+#[test]
+fn an_end_of_unknown_role_runs_out_of_time_like_any() {
+    let (mut host, session) = start_used();
+    host.mediator.peer("worker-1").close(result(), mapper());
+    let short = options().timeout(SHORT);
+    let late = host.during(|| Channel::open(&session, "result", &short).unwrap_err());
+    assert!(matches!(late, Error::Timeout(_)), "{late}");
+}
+
+#[test]
+fn a_session_that_is_ended_says_why_and_not_how() {
+    let end = |reason: Option<Reason>| {
+        let (mut host, session) = start_used();
+        let last_words = host.mediator.session.farewell();
+        host.send(&Payload::Data(&last_words));
+        if let Some(reason) = reason {
+            host.send(&Payload::Close(reason));
+        }
+        host.during(|| session.region_writer("job", &options()).unwrap_err())
+    };
+    let ended = end(Some(Reason::Expired));
+    assert!(
+        matches!(ended, Error::Ended(Some(Reason::Expired))),
+        "{ended}"
+    );
+    // A device process that hangs up and says no more.
+    let ended = end(None);
+    assert!(matches!(ended, Error::Handshake(_)), "{ended}");
 }
 
 #[test]
