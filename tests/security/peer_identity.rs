@@ -167,7 +167,7 @@ fn dialed_certificate_that_has_expired() {
 #[test]
 fn dialed_service_svid() {
     let service = "spiffe://car.example/vm/radar/svc/app";
-    let reason = "peer: its SVID is that of service `app` in VM `radar`, not of the device process of VM `radar`";
+    let reason = "is that of service `app` in VM `radar`, not of the device process of VM `radar`";
     certificate_refused("radar", &[service], (-1, 1), reason);
 }
 
@@ -178,7 +178,7 @@ fn dialed_svid_of_another_vm() {
         |scene, impostor| impostor.svid = Some(scene.svid("camera")),
         End::Alert(CertificateUnknown),
         "peer",
-        "peer: its SVID is that of VM `camera`, not of `radar`",
+        "is that of the device process of VM `camera`, not of the device process of VM `radar`",
     );
 }
 
