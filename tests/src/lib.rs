@@ -13,5 +13,6 @@ pub mod guest;
 pub mod input;
 pub mod job;
 pub mod process;
+pub mod service;
 pub mod siege;
 pub mod vm;
