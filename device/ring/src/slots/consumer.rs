@@ -94,7 +94,8 @@ enum Turn {
 }
 
 impl Consumer {
-    /// Joins an epoch, or goes on in it after a restart: `range` is the channel's, `line` this consumer's acknowledgement line.
+    /// Joins an epoch, or goes on in it after a restart: `range` is the channel's, `line` this
+    /// consumer's acknowledgement line.
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range does not hold two slots, or the line is smaller than a page.

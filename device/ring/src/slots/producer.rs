@@ -61,7 +61,8 @@ pub struct Producer<L> {
 }
 
 impl<L: AsRef<[ReaderLine]>> Producer<L> {
-    /// Starts an epoch on a channel's range, or goes on in it after a restart, with the lines of its readers in the policy's order.
+    /// Starts an epoch on a channel's range, or goes on in it after a restart, with the lines of its
+    /// readers in the policy's order.
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range does not hold two slots.
