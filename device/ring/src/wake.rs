@@ -26,7 +26,8 @@ impl Sleeper {
     /// bounds the wait by failing when the caller's time is up.
     ///
     /// # Errors
-    /// The first error of `ready` or of `sleep`.
+    /// The first error of `ready` or of `sleep`. Nothing is stored once `sleep` has failed, because what
+    /// made it fail may have taken the page away; the peer goes on ringing until [`Self::rest`].
     pub fn wait<T, E>(
         self,
         spins: u32,
@@ -42,14 +43,45 @@ impl Sleeper {
         loop {
             self.0.store(1);
             store_load_fence(); // SYNC POINT: sleep-or-ring
-            let outcome = match ready() {
-                Ok(None) => sleep().map(|()| None),
-                found => found,
-            };
+            let outcome = ready();
+            if let Ok(None) = outcome {
+                sleep()?;
+            }
             self.0.store(0);
             if let Some(found) = outcome? {
                 return Ok(found);
             }
         }
+    }
+
+    /// Tells the peer not to ring, after a wait whose sleep failed and left the page this end's.
+    pub fn rest(self) {
+        self.0.store(0);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+
+    #[test]
+    fn a_page_is_left_alone_once_its_end_can_not_sleep() {
+        let memory = Memory::new(64);
+        let word = memory.shared().word64(0).unwrap();
+        let sleeper = Sleeper::new(word);
+        let refused: Result<(), &str> = sleeper.wait(
+            0,
+            || Ok(None),
+            || {
+                assert_eq!(word.load(), 1);
+                // The page is another's from here on.
+                word.store(7);
+                Err("revoked")
+            },
+        );
+        assert_eq!((refused, word.load()), (Err("revoked"), 7));
+        sleeper.rest();
+        assert_eq!(word.load(), 0);
     }
 }

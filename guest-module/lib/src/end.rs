@@ -258,10 +258,15 @@ impl End {
                         }
                     })
                 };
-                sleeper.wait(SPINS, ready, || {
+                let outcome = sleeper.wait(SPINS, ready, || {
                     self.check()?;
                     self.sleep(blocker.get(), deadline, what)
-                })
+                });
+                // Any other error may mean that the page is gone.
+                if let Err(Error::Timeout(_)) = outcome {
+                    sleeper.rest();
+                }
+                outcome
             }
         }
     }
