@@ -218,16 +218,15 @@ impl ServiceClient {
         let Some(wish) = self.pairings.get_mut(&pairing) else {
             return Ok(());
         };
-        let resting = wish.rests();
         match message.content {
             Content::Refusal(refusal) => {
-                if !resting || !refusal.reason.heals() {
+                if wish.concerns_refusal(refusal.reason) {
                     self.refused(pairing, refusal, None, now, events);
                 }
                 Ok(())
             }
             Content::End(reason) => {
-                if !resting || !reopens(reason) {
+                if wish.has_begun() || !reopens(reason) {
                     self.ended(pairing, reason, now, events);
                 }
                 Ok(())

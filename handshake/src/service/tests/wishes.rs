@@ -215,6 +215,36 @@ fn a_closed_end_is_said_and_forgotten() {
 }
 
 #[test]
+fn what_crosses_a_wish_ends_nothing_of_it() {
+    let cast = Cast::new();
+    let mut world = World::new(&cast);
+    world.run().assert_opened();
+    world.a.events.clear();
+    // The end is taken up anew before its device process has said that the last one is over.
+    world.a.client.close(channel(), cast.reader.id());
+    let again = want(cast.reader.id(), Role::Writer, None);
+    world.a.client.want(again, world.at).unwrap();
+    world.cut = Some(Hop::UpA);
+    for late in [
+        end(&cast, Reason::OtherEnd),
+        refusal(&cast, RefusalReason::Late),
+    ] {
+        world.inject(Hop::DownA, late).run();
+        assert!(world.a.events.is_empty(), "{:?}", world.a.events);
+        assert_eq!(world.a.client.deadline(), None);
+    }
+    // That a limit was exceeded is about the wish itself.
+    let flood = refusal(&cast, RefusalReason::Flood);
+    world.inject(Hop::DownA, flood).run();
+    assert_eq!(world.a.events.len(), 1);
+    assert_eq!(
+        world.a.client.deadline(),
+        Some(world.at + FIRST_PAUSE),
+        "wanted again"
+    );
+}
+
+#[test]
 fn wishes_that_can_not_be() {
     let cast = Cast::new();
     let mut world = World::new(&cast);
