@@ -53,8 +53,9 @@ mod tests {
         &["indexes", "doorbells"],
     ];
 
-    /// The last boot: the manager believes the hostile worker, and so writes the slice that it reads.
-    const LIES: &[&str] = &["answers", "twins"];
+    /// The last boot: a process of the hostile guest opens its service's channels honestly, and the
+    /// manager believes it, and so writes the slice that it reads.
+    const LIES: &[&str] = &["twins"];
 
     /// What was found.
     struct Evidence {
@@ -121,10 +122,12 @@ mod tests {
         let devices_before = devices(&deployment)?;
         let mut boots = Vec::new();
         for verbs in BOOTS {
-            boots.push(beside(&deployment, hostile(&deployment, verbs)?, verbs)?);
+            let guest = hostile(&deployment, "", verbs)?;
+            boots.push(beside(&deployment, guest, verbs)?);
         }
         let slices = (filled, managers_slices(&deployment, "look")?);
-        let guest = hostile(&deployment, LIES)?;
+        let lie = "insmod /lib/sivshm.ko && /bin/hostile guest-lies && rmmod sivshm || finish 92";
+        let guest = hostile(&deployment, lie, LIES)?;
         let deceived = believe(&deployment)?;
         boots.push(beside(&deployment, guest, LIES)?);
         let devices_after = devices(&deployment)?;
@@ -146,24 +149,27 @@ mod tests {
         let (vm, number) = HONEST;
         let script = format!(
             "insmod /lib/sivshm.ko && event loaded || finish 90
-while as_user {SERVICE_USER} /bin/reducer --index {number} --timeout 600; do :; done
-finish 91"
+while :; do as_user {SERVICE_USER} /bin/reducer --index {number} --timeout 600; done"
         );
         let image = deployment.root().join("honest.cpio");
         Image::new(artifacts.vm()?)?
             .program(&artifacts.guest.join("reducer"))?
+            .identity(&deployment.identity(vm, "reducer"), SERVICE_USER)?
             .file(&artifacts.vm()?.sivshm_ko, "/lib/sivshm.ko")?
             .build(&script, &image)?;
         Guest::new(vm, image).boot(deployment)
     }
 
-    /// Boots the hostile worker: root stores through sysfs first, then the module does its worst.
-    fn hostile(deployment: &Deployment, verbs: &[&str]) -> Result<Vm> {
+    /// Boots the hostile worker: root stores through sysfs first, then does what `before` says, then
+    /// the module does its worst.
+    fn hostile(deployment: &Deployment, before: &str, verbs: &[&str]) -> Result<Vm> {
         let artifacts = deployment.artifacts();
-        let mut script = "event attacking
+        let mut script = format!(
+            "event attacking
 /bin/hostile guest-bars
+{before}
 insmod /lib/sivshm_hostile.ko || finish 90\n"
-            .to_owned();
+        );
         for verb in verbs {
             writeln!(
                 script,
@@ -174,6 +180,8 @@ insmod /lib/sivshm_hostile.ko || finish 90\n"
         let image = deployment.root().join("hostile.cpio");
         Image::new(artifacts.vm()?)?
             .program(&artifacts.guest.join("hostile"))?
+            .identity(&deployment.identity(HOSTILE, "reducer"), SERVICE_USER)?
+            .file(&artifacts.vm()?.sivshm_ko, "/lib/sivshm.ko")?
             .file(&artifacts.vm()?.hostile_ko, "/lib/sivshm_hostile.ko")?
             .build(&script, &image)?;
         let mut guest = Guest::new(HOSTILE, image).boot(deployment)?;

@@ -76,7 +76,6 @@ void rings_settle(void);		/* rings once more, so that what was written is looked
 void attack_opens(void);
 void attack_strays(void);
 void attack_bytes(void);
-void attack_answers(void);
 void attack_hellos(void);
 void attack_twins(void);
 void attack_types(void);

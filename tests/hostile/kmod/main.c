@@ -29,7 +29,6 @@ static const struct {
 	{ "opens", attack_opens },
 	{ "strays", attack_strays },
 	{ "bytes", attack_bytes },
-	{ "answers", attack_answers },
 	/* The device process reads no more frames after one of these. */
 	{ "hellos", attack_hellos },
 	{ "twins", attack_twins },

@@ -9,24 +9,8 @@
 #define SERVICE_USER 1000
 #define SERVICE_SESSION 7
 
-/* Offsets in a GRANT's payload. */
-#define GRANT_PART 6
-#define GRANT_ACCESS 9
-#define GRANT_WINDOW 10
-#define GRANT_OFFSET 24
-#define GRANT_EPOCH 40
-#define GRANT_RING 120
+/* Bytes of a GRANT's payload. */
 #define GRANT_BYTES 136
-#define MAX_GRANTED 4
-
-/* Offsets in the head page of a channel's data, and in an acknowledgement line. */
-#define DATA_SEQUENCE 0
-#define DATA_LENGTH 64
-#define DATA_WAITING 128
-#define DATA_EPOCH 192
-#define ACK_SEEN 0
-#define ACK_WAITING 64
-#define ACK_EPOCH 128
 
 static u32 sent, received;
 
@@ -92,14 +76,6 @@ static bool open_as(u32 uid, u32 session)
 	};
 
 	return frame(sizeof(facts), OPEN, session, &facts, sizeof(facts));
-}
-
-static void get(void *to, u32 bytes)
-{
-	u8 *byte = to;
-
-	while (bytes--)
-		*byte++ = control[HOST_TO_GUEST + received++ % RING_BYTES];
 }
 
 static void consume(void)
@@ -177,47 +153,6 @@ void attack_bytes(void)
 	say("{\"event\":\"poured\",\"sessions\":%u}\n", session - 1000000);
 }
 
-struct granted {
-	u8 *at;
-	u64 epoch;
-	bool data;
-	u16 ring;
-};
-
-/* What of the next frame's grant this VM may write; false without a frame. */
-static bool next_granted(struct granted *granted, bool *usable)
-{
-	struct header header;
-	u8 payload[GRANT_BYTES];
-	u16 number;
-
-	if (received == smp_load_acquire(word(HOST_INDEXES + TAIL)))
-		return false;
-	get(&header, sizeof(header));
-	*usable = false;
-	if (le16_to_cpu(header.type) != GRANT || le32_to_cpu(header.length) != GRANT_BYTES) {
-		received += le32_to_cpu(header.length);
-		consume();
-		return true;
-	}
-	get(payload, sizeof(payload));
-	consume();
-	number = *(u16 *)(payload + GRANT_WINDOW);
-	if (payload[GRANT_ACCESS] != 2 || number >= window_count)
-		return true;
-	granted->at = windows[number].memory + *(u64 *)(payload + GRANT_OFFSET);
-	granted->epoch = *(u64 *)(payload + GRANT_EPOCH);
-	granted->data = payload[GRANT_PART] == 0;
-	granted->ring = *(u16 *)(payload + GRANT_RING);
-	*usable = true;
-	return true;
-}
-
-static void store(u8 *at, u64 value)
-{
-	WRITE_ONCE(*(u64 *)at, value);
-}
-
 /* A number that somebody may believe: small, huge, or anything. */
 static u64 tempting(void)
 {
@@ -231,39 +166,6 @@ static u64 tempting(void)
 	default:
 		return (u64)noise() << 32 | noise();
 	}
-}
-
-/* Plays the service, and lies in every field that its peer reads. */
-void attack_answers(void)
-{
-	struct granted granted[MAX_GRANTED];
-	unsigned int count = 0, i;
-	u32 lies = 0;
-	bool usable;
-
-	open_as(SERVICE_USER, SERVICE_SESSION);
-	while (busy()) {
-		while (count < MAX_GRANTED && next_granted(&granted[count], &usable))
-			count += usable;
-		for (i = 0; i < count; i++) {
-			u8 *at = granted[i].at;
-
-			if (granted[i].data) {
-				store(at + DATA_SEQUENCE, tempting());
-				store(at + DATA_LENGTH, tempting());
-				store(at + DATA_WAITING, tempting());
-				store(at + DATA_EPOCH, noise() % 8 ? granted[i].epoch : tempting());
-				fill_with_noise(at + PAGE_STEP, PAGE_STEP);
-			} else {
-				store(at + ACK_SEEN, tempting());
-				store(at + ACK_WAITING, tempting());
-				store(at + ACK_EPOCH, noise() % 8 ? granted[i].epoch : tempting());
-				ring_doorbell(granted[i].ring, 0);
-			}
-			lies++;
-		}
-	}
-	say("{\"event\":\"lied\",\"grants\":%u,\"times\":%u}\n", count, lies);
 }
 
 static void stopped(const char *how, u32 times)
