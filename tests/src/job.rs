@@ -45,6 +45,8 @@ pub enum Progress {
     Started(String),
     /// A guest has loaded the module, this long after its VMM was started.
     Loaded(String, Duration),
+    /// The mapper has opened a channel, this long after it began to.
+    Opened(String, Duration),
     /// The mapper has counted this many bytes so far.
     Counted(u64),
 }
@@ -323,6 +325,11 @@ fn follow(mapper: &mut Process, report: &mut dyn FnMut(Progress)) -> Result<Valu
     mapper.wait_for("result of the job", JOB_LIMIT, |line| {
         let event = line.event()?;
         match event.get("event")?.as_str()? {
+            "opened" => {
+                let after = Duration::from_micros(event.get("microseconds")?.as_u64()?);
+                let channel = event.get("channel")?.as_str()?;
+                report(Progress::Opened(channel.to_owned(), after));
+            }
             "progress" => report(Progress::Counted(event.get("bytes")?.as_u64()?)),
             "result" => return Some(event),
             _ => {}

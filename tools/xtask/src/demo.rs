@@ -11,8 +11,9 @@ use sivshm_tests::deployment::Deployment;
 use sivshm_tests::job::{Extras, Job, Outcome, Progress};
 use sivshm_tests::{attack, input, siege};
 
+use crate::bench::domain::device_status;
 use crate::build;
-use crate::report::{Attack, Handshake, Report, Worker, number, whole};
+use crate::report::{Attack, Handshake, Opening, Report, Worker, number, whole};
 
 /// Count a byte of a real file in worker VMs over slices that nobody else can touch.
 ///
@@ -91,12 +92,12 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(keep) = &args.keep_logs {
         keep_logs(keep, &[folder.path().to_owned(), deployment.log_dir()])?;
     }
-    let (outcome, status, attacks) = result?;
+    let served = result?;
     let report = Report {
         input: path.display().to_string(),
         input_bytes,
         byte: args.byte,
-        count: whole(&outcome.result, "count")?,
+        count: whole(&served.outcome.result, "count")?,
         expected,
         accel: if args.no_vm {
             "none".to_owned()
@@ -110,9 +111,10 @@ pub fn run(args: &Args) -> Result<()> {
             "development"
         }
         .to_owned(),
-        workers: workers(&outcome)?,
-        handshakes: handshakes(&status),
-        attacks,
+        workers: workers(&served.outcome)?,
+        handshakes: handshakes(&served.status),
+        openings: served.openings,
+        attacks: served.attacks,
     };
     report.print();
     if report.isolation == "development" {
@@ -129,6 +131,14 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// What was seen between the first key and the last process.
+struct Served {
+    outcome: Outcome,
+    status: Value,
+    openings: Vec<Opening>,
+    attacks: Vec<Attack>,
+}
+
 /// Everything between the first key and the last process.
 fn serve(
     args: &Args,
@@ -136,8 +146,10 @@ fn serve(
     deployment: &mut Deployment,
     folder: &Path,
     bar: &ProgressBar,
-) -> Result<(Outcome, Value, Vec<Attack>)> {
+) -> Result<Served> {
     deployment.up()?;
+    let mut openings: Vec<Opening> = Vec::new();
+    let supervised = &*deployment;
     let mut report = |progress| match progress {
         Progress::Started(vm) => bar.set_message(format!("{vm}: started")),
         Progress::Loaded(vm, after) => {
@@ -146,19 +158,29 @@ fn serve(
                 after.as_secs_f64()
             ));
         }
+        Progress::Opened(channel, after) => {
+            bar.set_message(format!("{channel}: open"));
+            openings.push(Opening {
+                channel,
+                open_ms: after.as_secs_f64() * 1e3,
+                handshake_ms: None,
+            });
+            time(supervised, &mut openings);
+        }
         Progress::Counted(bytes) => {
+            time(supervised, &mut openings);
             bar.set_message("counting");
             bar.set_position(bytes);
         }
     };
     let mut outcome = if args.no_vm {
-        job.on_host(deployment, &mut report)?
+        job.on_host(supervised, &mut report)?
     } else {
         let extras = Extras {
             folder,
             afterwards: siege::IN_GUEST,
         };
-        job.in_vms(deployment, &extras, &mut report)?
+        job.in_vms(supervised, &extras, &mut report)?
     };
     let mut attacks = Vec::new();
     // The first worker's guest attacks, and its channels open only if somebody is at their other end.
@@ -199,7 +221,31 @@ fn serve(
     }
     bar.set_message("ending");
     deployment.down()?;
-    Ok((outcome, status, attacks))
+    Ok(Served {
+        outcome,
+        status,
+        openings,
+        attacks,
+    })
+}
+
+/// Asks the device processes how long the handshakes of channels took, while these are open. One that
+/// does not know yet is asked again.
+fn time(deployment: &Deployment, openings: &mut [Opening]) {
+    let untimed = openings.iter_mut().filter(|one| one.handshake_ms.is_none());
+    for opening in untimed {
+        // The reader's knows it apart from the time for which one service waited for the other.
+        let reader = match opening.channel.strip_prefix("job-") {
+            Some(number) => format!("worker-{number}"),
+            None => "manager".to_owned(),
+        };
+        let status = device_status(deployment, &reader).unwrap_or_default();
+        let channels = status.get("channels").and_then(Value::as_array);
+        let named = |of: &&Value| of.get("name").and_then(Value::as_str) == Some(&opening.channel);
+        let channel = channels.and_then(|channels| channels.iter().find(named));
+        let took = channel.and_then(|channel| channel.pointer("/pairings/0/handshake_us"));
+        opening.handshake_ms = took.and_then(Value::as_f64).map(|us| us / 1e3);
+    }
 }
 
 /// One line of the report.

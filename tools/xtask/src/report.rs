@@ -30,6 +30,8 @@ pub struct Report {
     pub workers: Vec<Worker>,
     /// Each pair of device processes.
     pub handshakes: Vec<Handshake>,
+    /// Each channel.
+    pub openings: Vec<Opening>,
     /// What each attack got.
     pub attacks: Vec<Attack>,
 }
@@ -60,6 +62,18 @@ pub struct Handshake {
     pub b: String,
     /// From the start of the connection to both manifests complete.
     pub ms: f64,
+}
+
+/// One channel, and the service handshake that opened it.
+#[derive(Debug, Serialize)]
+pub struct Opening {
+    /// Its name.
+    pub channel: String,
+    /// From the mapper's wish to its open end; the time until the worker wishes the same included.
+    pub open_ms: f64,
+    /// The handshake alone, from the reader's device process handing the `open` on to both ends having
+    /// their grants; absent if the channel had ended again before that was asked.
+    pub handshake_ms: Option<f64>,
 }
 
 /// One attack and what it got.
@@ -116,6 +130,9 @@ impl Report {
             }
             println!("\n{table}");
         }
+        if !self.openings.is_empty() {
+            println!("\n{}", openings(&self.openings));
+        }
         if !self.attacks.is_empty() {
             let mut table = fresh(["attack", "", "what it got"]);
             for Attack {
@@ -141,8 +158,36 @@ impl Report {
     }
 }
 
+/// Every channel, and the middle and the longest of all.
+fn openings(openings: &[Opening]) -> Table {
+    let mut table = fresh(["service handshake", "open after ms", "handshake ms"]);
+    let shown = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}"));
+    for opening in openings {
+        table.add_row([
+            opening.channel.clone(),
+            shown(Some(opening.open_ms)),
+            shown(opening.handshake_ms),
+        ]);
+    }
+    let sorted = |of: fn(&Opening) -> Option<f64>| {
+        let mut all: Vec<_> = openings.iter().filter_map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let open = sorted(|opening| Some(opening.open_ms));
+    let handshake = sorted(|opening| opening.handshake_ms);
+    let middle = |all: &[f64]| shown(all.get(all.len() / 2).copied());
+    let longest = |all: &[f64]| shown(all.last().copied());
+    table.add_row(["median".to_owned(), middle(&open), middle(&handshake)]);
+    table.add_row(["longest".to_owned(), longest(&open), longest(&handshake)]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
 /// An empty table with a header.
-pub fn fresh<const N: usize>(header: [&str; N]) -> Table {
+pub fn fresh<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table
         .load_preset(presets::UTF8_HORIZONTAL_ONLY)

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sivshm_tests::deployment::Deployment;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -33,10 +33,15 @@ pub fn device_pids(deployment: &Deployment) -> Result<BTreeMap<String, u64>> {
 
 /// What the device process of `vm` says about itself.
 pub fn device_status(deployment: &Deployment, vm: &str) -> Result<Value> {
+    ask(deployment, vm, &json!({ "command": "status" }))
+}
+
+/// What the device process of `vm` answers to an operator.
+pub fn ask(deployment: &Deployment, vm: &str, request: &Value) -> Result<Value> {
     let path = deployment.run_dir().join(format!("admin/{vm}.sock"));
     let mut socket = UnixStream::connect(&path)
         .with_context(|| format!("can't connect to {}", path.display()))?;
-    socket.write_all(b"{\"command\":\"status\"}\n")?;
+    writeln!(socket, "{request}")?;
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line)?;
     Ok(serde_json::from_str(&line)?)

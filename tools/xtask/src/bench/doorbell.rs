@@ -1,15 +1,13 @@
 //! From one application to another: half a round trip of a message of 8 bytes over two channels.
 
-use std::process::Command;
-
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 use sivshm_tests::deployment::Deployment;
-use sivshm_tests::job::{JOB_LIMIT, Job, SERVICE_USER};
+use sivshm_tests::job::{JOB_LIMIT, Job};
 use sivshm_tests::process::Process;
 
-use super::programs::{Programs, numbers};
+use super::programs::{Programs, attached, numbers};
 use super::sample::Samples;
 use crate::report::fresh;
 
@@ -111,9 +109,9 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Report> {
     let mut events: [Vec<Value>; PACES.len()] = Default::default();
     for _ in 0..rounds {
         for (pace, events) in PACES.iter().zip(&mut events) {
-            let pong = attached(&deployment, "worker-1", &pace.pong());
+            let pong = attached(&deployment, "worker-1", "reducer", &pace.pong());
             let mut pong = Process::start("pong", pong)?;
-            let ping = attached(&deployment, "manager", &pace.ping());
+            let ping = attached(&deployment, "manager", "mapper", &pace.ping());
             let mut ping = Process::start("ping", ping)?;
             events.push(ping.wait_event("ping", JOB_LIMIT)?.1);
             ping.finish(JOB_LIMIT)?;
@@ -127,15 +125,6 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Report> {
             .map(|(pace, events)| Latency::new(pace, events))
             .collect::<Result<_>>()?,
     })
-}
-
-/// `bench` in place of a VM.
-fn attached(deployment: &Deployment, vm: &str, arguments: &[String]) -> Command {
-    let mut command = deployment.run(vm);
-    command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string(), "--"]);
-    command.arg(deployment.artifacts().guest.join("bench"));
-    command.args(arguments);
-    command
 }
 
 /// Prints latencies.

@@ -1,11 +1,14 @@
 //! The programs that are measured, and the one that measures.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sivshm_tests::artifacts::Artifacts;
+use sivshm_tests::deployment::Deployment;
+use sivshm_tests::job::SERVICE_USER;
 use sivshm_tests::process::output_of;
 
 use crate::build;
@@ -38,6 +41,21 @@ impl Programs {
         let text = output_of(Command::new(self.bench()).args(arguments))?;
         Ok(serde_json::from_str(&text)?)
     }
+}
+
+/// A command line of `bench` as a service, in place of its VM.
+pub fn attached<A: AsRef<OsStr>>(
+    deployment: &Deployment,
+    vm: &str,
+    service: &str,
+    arguments: &[A],
+) -> Command {
+    let mut command = deployment.run(vm);
+    command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
+    command.args(["--service", service, "--"]);
+    command.arg(deployment.artifacts().guest.join("bench"));
+    command.args(arguments);
+    command
 }
 
 /// Numbers of an event's field.

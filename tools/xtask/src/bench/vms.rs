@@ -71,9 +71,9 @@ pub fn measure(programs: &Programs, input: &Path, rounds: u32) -> Result<Report>
     };
     let mut deployment = Deployment::new(&programs.artifacts, &job.policy(), None)?;
     deployment.up()?;
-    let boot = |number: u16, name: &str, program: &str, script: &str| -> Result<Process> {
+    let boot = |number: u16, name: &str, service: &str, script: &str| -> Result<Process> {
         let image = folder.path().join(format!("{name}.cpio"));
-        build_image(&deployment, program, script, &image)?;
+        build_image(&deployment, name, service, script, &image)?;
         let mut guest = Guest::new(name, image);
         guest.disk = (number == 0).then(|| input.to_owned());
         if let Some(bridge) = &bridge {
@@ -105,12 +105,20 @@ pub fn measure(programs: &Programs, input: &Path, rounds: u32) -> Result<Report>
     Report::new(manager.lines())
 }
 
-fn build_image(deployment: &Deployment, program: &str, script: &str, to: &Path) -> Result<()> {
+/// The image of a guest with one service, whose program has its name; `bench` stands in for it.
+fn build_image(
+    deployment: &Deployment,
+    name: &str,
+    service: &str,
+    script: &str,
+    to: &Path,
+) -> Result<()> {
     let vm = deployment.artifacts().vm()?;
     let programs = &deployment.artifacts().guest;
     Image::new(vm)?
-        .program(&programs.join(program))?
+        .program(&programs.join(service))?
         .program(&programs.join("bench"))?
+        .identity(&deployment.identity(name, service), SERVICE_USER)?
         .file(&vm.sivshm_ko, "/lib/sivshm.ko")?
         .kernel_module("virtio_pci")?
         .kernel_module("virtio_blk")?
