@@ -60,7 +60,8 @@ impl Sleeper {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
     use crate::memory::Memory;
