@@ -218,24 +218,14 @@ finish 0"
     /// Adds SVIDs and keys that are of no use there: of a service of another VM, of a service of this
     /// VM by an authority that only has the domain's name, and of this VM's device process.
     fn papers<'a>(mut image: Image<'a>, deployment: &Deployment) -> Result<Image<'a>> {
-        let forged = deployment.root().join("forged");
-        let ca = || Command::new(deployment.artifacts().bin.join("sivshm-ca"));
-        let own = ["--domain", deployment.domain(), "--dir"];
-        output_of(ca().arg("init").args(own).arg(&forged))?;
-        let mut issue = ca();
-        issue.args(["issue", "--dir"]).arg(&forged);
-        output_of(
-            issue
-                .args(["service", HOSTILE.0, "reducer", "--out"])
-                .arg(&forged),
-        )?;
+        let forged = siege::forged(deployment, HOSTILE.0, "reducer")?;
         let device = deployment.etc().join("vm").join(HOSTILE.0).join("device");
         for (name, path) in [
             (
                 "another-vm",
                 deployment.services_dir("worker-1").join("reducer"),
             ),
-            ("another-authority", forged.join("reducer")),
+            ("another-authority", forged.svid),
             ("device", device),
         ] {
             for suffix in ["pem", "key"] {

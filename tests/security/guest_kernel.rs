@@ -19,6 +19,7 @@ mod tests {
     use sivshm_tests::input;
     use sivshm_tests::job::{BOOT_LIMIT, Job, SERVICE_USER};
     use sivshm_tests::process::Process;
+    use sivshm_tests::siege;
     use sivshm_tests::vm::{Guest, Vm};
 
     /// Workers of the policy; the last one's guest is hostile, the one before runs in a VM as well.
@@ -126,7 +127,8 @@ mod tests {
             boots.push(beside(&deployment, guest, verbs)?);
         }
         let slices = (filled, managers_slices(&deployment, "look")?);
-        let lie = "insmod /lib/sivshm.ko && /bin/hostile guest-lies && rmmod sivshm || finish 92";
+        let lie = "insmod /lib/sivshm.ko && /bin/hostile guest-becomes &&
+/bin/hostile guest-lies && rmmod sivshm || finish 92";
         let guest = hostile(&deployment, lie, LIES)?;
         let deceived = believe(&deployment)?;
         boots.push(beside(&deployment, guest, LIES)?);
@@ -178,8 +180,12 @@ insmod /lib/sivshm_hostile.ko || finish 90\n"
         }
         script.push_str("event attacked\nfinish 0");
         let image = deployment.root().join("hostile.cpio");
+        // Whoever owns a guest can make an authority that says what it likes.
+        let forged = siege::forged(deployment, "worker-1", "reducer")?;
         Image::new(artifacts.vm()?)?
             .program(&artifacts.guest.join("hostile"))?
+            .file(&forged.svid, "/etc/sivshm/forged.pem")?
+            .file(&forged.key, "/etc/sivshm/forged.key")?
             .identity(&deployment.identity(HOSTILE, "reducer"), SERVICE_USER)?
             .file(&artifacts.vm()?.sivshm_ko, "/lib/sivshm.ko")?
             .file(&artifacts.vm()?.hostile_ko, "/lib/sivshm_hostile.ko")?
@@ -332,6 +338,22 @@ insmod /lib/sivshm_hostile.ko || finish 90\n"
         let Some(evidence) = evidence() else { return };
         for boot in &evidence.boots {
             assert_blocked(&boot.attacks, "direct-store-to-read-only-window");
+        }
+    }
+
+    #[test]
+    fn i4_whoever_owns_a_guest_can_not_become_another_vms_service() {
+        let Some(evidence) = evidence() else { return };
+        let Some(last) = evidence.boots.last() else {
+            panic!("no boot");
+        };
+        for attack in [
+            "own-key-to-read-for-another-vm",
+            "own-key-to-write-for-another-vm",
+            "own-key-with-another-worker",
+            "forged-svid-of-another-vm",
+        ] {
+            assert_blocked(&last.attacks, attack);
         }
     }
 

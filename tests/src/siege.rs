@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::attack::{Attack, attacks};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, Identity};
 use crate::job::{Afterwards, SERVICE_USER};
-use crate::process::Process;
+use crate::process::{Process, output_of};
 use crate::vm::FOREIGN_FUNCTIONS;
 
 /// Longest time for all attempts of one party, under TCG on a loaded machine of two cores.
@@ -49,6 +49,30 @@ pub fn partner(
     let mut partner = Process::start(vm, command)?;
     partner.wait_event("partner", SIEGE_LIMIT)?;
     Ok(partner)
+}
+
+/// The SVID of a service as another authority issues it, which has made up the trust domain's name.
+///
+/// # Errors
+/// If it can't be issued.
+pub fn forged(deployment: &Deployment, vm: &str, service: &str) -> Result<Identity> {
+    let folder = deployment.root().join("forged").join(vm);
+    let svid = folder.join(service).with_extension("pem");
+    if !svid.exists() {
+        std::fs::create_dir_all(&folder)?;
+        let ca = folder.join("ca");
+        let tool = || Command::new(deployment.artifacts().bin.join("sivshm-ca"));
+        let domain = ["init", "--domain", deployment.domain(), "--dir"];
+        output_of(tool().args(domain).arg(&ca))?;
+        let mut issue = tool();
+        issue.args(["issue", "--dir"]).arg(&ca);
+        output_of(issue.args(["service", vm, service, "--out"]).arg(&folder))?;
+    }
+    Ok(Identity {
+        key: svid.with_extension("key"),
+        svid,
+        ..deployment.identity(vm, service)
+    })
 }
 
 /// Tries what the VMM of `vm` can try by itself, while the VMM of `other` runs, and gives both, the

@@ -40,6 +40,8 @@ enum Party {
     GuestRevoked,
     /// Processes in a guest that are no service, or not the one that they say. Starts as root.
     GuestClaims,
+    /// Somebody who owns a guest, and wants to be what another VM is.
+    GuestBecomes,
     /// Somebody who owns a guest, and with it the channels of its service.
     GuestLies,
     /// Root in a guest with the module loaded.
@@ -85,6 +87,7 @@ fn main() -> std::process::ExitCode {
         Party::GuestUser(options) => guest_user::run(options),
         Party::GuestRevoked => guest_user::until_revoked(),
         Party::GuestClaims => guest_user::claim(),
+        Party::GuestBecomes => guest_user::become_another(),
         Party::GuestLies => guest_user::lie(),
         Party::GuestRoot(options) => guest_root::run(&options),
         Party::GuestLocked(options) => return guest_root::locked(&options),

@@ -27,7 +27,7 @@ use crate::service::obtain;
 
 pub use descriptors::map_descriptor;
 pub use lies::run as lie;
-pub use proofs::run as claim;
+pub use proofs::{become_another, run as claim};
 pub use revocation::run as until_revoked;
 
 pub(crate) const PAGE: usize = 4096;

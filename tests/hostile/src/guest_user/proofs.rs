@@ -127,6 +127,44 @@ pub fn run() {
     executables::run();
 }
 
+/// Tries to become what another VM's service is, as whoever owns a guest, and with it the guest's
+/// kernel and the keys of its services. Its VM is a worker of a job.
+pub fn become_another() {
+    let mapper = ("manager", "mapper");
+    let own = Papers::read(&format!("{KEYS}/reducer"));
+    let forged = Papers::read("/etc/sivshm/forged");
+    let claim = |papers: &nix::Result<Papers>| match papers {
+        Ok(papers) => probe_as(SERVICE, || claim(Some(papers))),
+        Err(errno) => Got::Errno(*errno),
+    };
+    let granted = claim(&own);
+    let wish = |channel, role, peer| probe_as(SERVICE, || wish(channel, role, peer));
+    for (name, got, wanted) in [
+        (
+            "own-key-to-read-for-another-vm",
+            wish("job-1", Role::Reader, mapper),
+            Got::Refused(RefusalReason::Policy),
+        ),
+        (
+            "own-key-to-write-for-another-vm",
+            wish("result-1", Role::Writer, mapper),
+            Got::Refused(RefusalReason::Policy),
+        ),
+        (
+            "own-key-with-another-worker",
+            wish("job-3", Role::Reader, ("worker-1", "reducer")),
+            Got::Refused(RefusalReason::Peer),
+        ),
+        (
+            "forged-svid-of-another-vm",
+            claim(&forged),
+            Got::Closed(Reason::Unproved),
+        ),
+    ] {
+        attack(name, wanted, got, granted);
+    }
+}
+
 /// Begins to say nothing in a session of the service.
 pub fn begin_silence() -> nix::Result<Pid> {
     spawn_probe_as(SERVICE, || say(&[]))
