@@ -146,7 +146,17 @@ impl Mediation {
                 let orders = pairing.on_service(session, message.content, &context);
                 go_on(pairing, orders, scope, gate)
             }
-            _ => vec![Order::Tell(session, self.no_such(message.pairing))],
+            _ => {
+                let word = self.no_such(message.pairing);
+                let note = Order::Record(Note {
+                    decision: Decision::Deny,
+                    blame: Blame::Policy,
+                    who: format!("session {} of this VM", session.0),
+                    what: format!("channel {}", message.pairing.channel),
+                    reason: RefusalReason::Policy.to_string(),
+                });
+                vec![note, Order::Tell(session, word)]
+            }
         }
     }
 

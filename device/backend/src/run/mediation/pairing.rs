@@ -152,14 +152,19 @@ impl Pairing {
         let under_way = self.step.session().is_some();
         match content {
             Content::Want { peer, integrity } if !under_way => {
-                let refused = self.judge_want(peer, integrity);
-                if refused.is_none() {
-                    self.wanted = Some(session);
+                if let Some(reason) = self.over {
+                    return vec![self.tell(session, Content::End(reason))];
                 }
-                refused
-                    .map(|word| self.tell(session, word))
-                    .into_iter()
-                    .collect()
+                match self.judge_want(peer, integrity) {
+                    Err(reason) => vec![
+                        self.denied(Blame::Policy, reason),
+                        self.tell(session, self.refusal(reason)),
+                    ],
+                    Ok(()) => {
+                        self.wanted = Some(session);
+                        Vec::new()
+                    }
+                }
             }
             Content::End(_) => self.leave(Reason::Closed),
             Content::Refusal(refusal) if under_way => {
@@ -176,19 +181,19 @@ impl Pairing {
         }
     }
 
-    /// What a service is told that wants what it may not.
-    fn judge_want(&self, peer: SpiffeId, integrity: Option<Integrity>) -> Option<Content> {
-        if let Some(reason) = self.over {
-            return Some(Content::End(reason));
+    /// Whether a service may want this.
+    fn judge_want(
+        &self,
+        peer: SpiffeId,
+        integrity: Option<Integrity>,
+    ) -> Result<(), RefusalReason> {
+        if peer != self.planned.other() {
+            return Err(RefusalReason::Peer);
         }
-        let reason = if peer != self.planned.other() {
-            RefusalReason::Peer
-        } else if integrity.is_some_and(|wanted| wanted != self.planned.integrity()) {
-            RefusalReason::Integrity
-        } else {
-            return None;
-        };
-        Some(self.refusal(reason))
+        match integrity {
+            Some(wanted) if wanted != self.planned.integrity() => Err(RefusalReason::Integrity),
+            _ => Ok(()),
+        }
     }
 
     /// The peer's device process says something about the pairing. `costly` bounds how often it may
