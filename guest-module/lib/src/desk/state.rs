@@ -311,7 +311,8 @@ impl State {
         refusal: ServiceRefusal,
         again: bool,
     ) {
-        let unknown = !again && Party::of(refusal.by, self.own) == Party::OwnDevice;
+        let by_own_device = Party::of(refusal.by, self.own) == Party::OwnDevice;
+        let unknown = by_own_device && refusal.reason == RefusalReason::Policy;
         let Some((ticket, pairing)) = self.pairing(channel, peer) else {
             return;
         };

@@ -78,6 +78,9 @@ fn a_refusal_says_who_and_why() {
     let aead = options().integrity(Integrity::Aead);
     let error = host.during(|| session.region_writer("job", &aead).unwrap_err());
     assert_eq!(refused(error), (Party::OwnDevice, RefusalReason::Integrity));
+    // Of an end of unknown role, too: the other role's refusal would say less.
+    let error = host.during(|| Channel::open(&session, "job", &aead).unwrap_err());
+    assert_eq!(refused(error), (Party::OwnDevice, RefusalReason::Integrity));
 }
 
 #[test]
