@@ -16,6 +16,7 @@ use webpki::KeyUsage;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::identity::{self, IdentityFault, Party};
+use crate::known::Known;
 use crate::limits::{MAX_CHAIN_CERTIFICATES, MAX_CRLS, MAX_TRUST_ANCHORS};
 use crate::service::limits::MAX_CHAIN_BYTES;
 use crate::service::wire::Chain;
@@ -61,6 +62,8 @@ pub struct Credentials {
     pub(crate) certified: Arc<CertifiedKey>,
     pub(crate) trust: Trust,
     pub(crate) not_after: SystemTime,
+    /// What `trust` has found already; clones share it.
+    pub(crate) known: Arc<Known>,
 }
 
 impl Credentials {
@@ -128,6 +131,7 @@ impl Credentials {
             certified: Arc::new(certified),
             trust,
             not_after,
+            known: Arc::default(),
         })
     }
 
@@ -143,6 +147,8 @@ impl Credentials {
         Ok(Self {
             trust,
             not_after,
+            // What other lists have said counts no more.
+            known: Arc::default(),
             ..self.clone()
         })
     }

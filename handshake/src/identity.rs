@@ -118,7 +118,7 @@ impl fmt::Display for Party {
 
 /// Evidence that a chain is the SVID of a party of this trust domain. It says nothing about who
 /// presented it. Made by [`verify`] and by nothing else.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct VerifiedIdentity {
     id: SpiffeId,
     /// The leaf first.

@@ -56,6 +56,7 @@
 
 mod credentials;
 mod identity;
+mod known;
 pub mod limits;
 mod link;
 mod peer;

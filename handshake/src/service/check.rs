@@ -96,13 +96,17 @@ fn judge_chain(
     if chain.hash() != signed {
         return Err(Proof::Chain.into());
     }
+    let (usage, now) = (KeyUsage::client_auth(), unix_time(wall));
+    if let Some(identity) = credentials.known.find(signed, id, now) {
+        return Ok(identity);
+    }
     let (leaf, issuers) = chain.split().ok_or(IdentityFault::Missing)?;
     let (trust, domain) = (&credentials.trust, credentials.id.domain);
-    let (usage, now) = (KeyUsage::client_auth(), unix_time(wall));
     let party = id.subject.into();
-    Ok(identity::verify(
-        leaf, issuers, trust, domain, party, usage, now,
-    )?)
+    let identity = identity::verify(leaf, issuers, trust, domain, party, usage, now)?;
+    let next_update = trust.next_update();
+    credentials.known.note(signed, &identity, next_update, now);
+    Ok(identity)
 }
 
 /// Judges an `open`, the cheap things first.

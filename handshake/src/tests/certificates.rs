@@ -215,6 +215,7 @@ impl Ca {
             certified: Arc::new(CertifiedKey::new(chain, any_ecdsa_type(&key).unwrap())),
             trust: Trust::from_bundle(self.root.as_bytes()).unwrap(),
             not_after: now(),
+            known: Arc::default(),
         }
     }
 }

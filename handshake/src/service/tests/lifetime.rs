@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::world::{Cast, World};
 use crate::identity::IdentityFault;
+use crate::service::wire::Chain;
 use crate::service::{ServiceFault, ServiceSession};
 use crate::tests::certificates::{Ca, INTERMEDIATE, Leaf, device, now, service};
+use crate::tls::unix_time;
 use crate::{CredentialError, Credentials};
 
 const WRITER: u64 = 77;
@@ -100,6 +102,49 @@ fn a_pairing_ends_with_the_shorter_life() {
     let agreement = world.a.device.agreement.take().unwrap();
     assert_eq!(agreement.not_after(), now() + day);
     assert_eq!(world.b.service.unwrap().not_after(), now() + 3 * day);
+}
+
+/// What is remembered of a chain is what verifying it again would come to.
+#[test]
+fn a_known_chain_is_known_only_while_nothing_can_have_changed() {
+    let day = Duration::from_secs(86400);
+    let second = Duration::from_secs(1);
+    let mut cast = Cast::new();
+    let leaf = Leaf {
+        days: (-1, 3),
+        serial: Some(WRITER),
+        ..Leaf::new(service("a", "camera"))
+    };
+    cast.writer = cast.ca.load_service(&cast.ca.issue(leaf)).unwrap();
+    cast.device_b = trusting(&cast.device_b, &cast.ca.crls(&[], &[], 2));
+    let chain = Chain::new(cast.writer.certified.cert.clone())
+        .unwrap()
+        .hash();
+    let (writer, reader) = (cast.writer.id(), cast.reader.id());
+    let known = |by: &Credentials, id, wall| by.known.find(chain, id, unix_time(wall)).is_some();
+    assert!(!known(&cast.device_b, writer, now()));
+    World::new(&cast).run().assert_opened();
+
+    // For the party that it is the SVID of, from then on.
+    assert!(known(&cast.device_b, writer, now()));
+    assert!(known(&cast.device_b.clone(), writer, now()));
+    assert!(!known(&cast.device_b, reader, now()));
+    assert!(!known(&cast.device_b, writer, now() - second));
+    // As long as the certificates are valid, and less long if a list has to be renewed before.
+    assert!(known(&cast.device_a, writer, now() + 3 * day));
+    assert!(!known(&cast.device_a, writer, now() + 3 * day + second));
+    assert!(known(&cast.device_b, writer, now() + 2 * day - second));
+    assert!(!known(&cast.device_b, writer, now() + 2 * day));
+    // Not by other lists.
+    let other = trusting(&cast.device_b, &cast.ca.crls(&[], &[WRITER], 2));
+    assert!(!known(&other, writer, now()));
+
+    // What is not known is verified, and found bad.
+    cast.device_b = other;
+    let mut world = World::new(&cast);
+    world.run().assert_nothing_opened();
+    let revoked = ServiceFault::Identity(IdentityFault::Revoked);
+    assert_eq!(world.b.device.fault, Some(revoked));
 }
 
 #[test]

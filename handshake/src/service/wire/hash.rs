@@ -5,7 +5,7 @@ use std::fmt;
 use ring::digest::{SHA256, digest};
 
 /// SHA-256 of a whole message, of several, or of a chain. Displays as hexadecimal.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
