@@ -41,9 +41,6 @@ struct Args {
     /// Longest wait for the other end of an open channel, in milliseconds
     #[arg(long, default_value_t = 3_600_000)]
     wait_ms: u64,
-    /// Opens the channels and leaves
-    #[arg(long)]
-    once: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -115,18 +112,12 @@ fn open(session: &Session, end: &End, args: &Args) -> Result<(), Error> {
     match Channel::open(session, name, &args.options(end))? {
         Channel::RegionReader(mut end) => loop {
             opened(name, end.epoch());
-            if args.once {
-                return Ok(());
-            }
             let error = read(&mut end, name, args.wait());
             ended(name, error)?;
             end.renew(Duration::from_millis(args.open_ms))?;
         },
         Channel::RegionWriter(mut end) => loop {
             opened(name, end.epoch());
-            if args.once {
-                return Ok(());
-            }
             let error = write(&mut end, name, args.wait());
             ended(name, error)?;
             end.renew(Duration::from_millis(args.open_ms))?;
