@@ -157,7 +157,8 @@ pub fn race(line: &mut Line, facts: Facts, inherited: &Inherited, end: &End) -> 
                 first.want(want)?;
                 first.until(line, |it| matches!(it, ClientEvent::Opened(_)))?;
                 event("opened", "first", &json!({}));
-                return Ok(());
+                // The other end is still to hear of it.
+                return first.until(line, |_| false);
             }
             // That TLS ends is less than the reason that comes next.
             let _ = second.take(heard);
