@@ -1,6 +1,7 @@
 //! Taking so much that others get none.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -50,6 +51,7 @@ pub fn run(options: Options) {
 
     event("flood-started");
     let until = Instant::now() + Duration::from_secs(options.flood);
+    let service = holding(until);
     // A stranger opens and closes, holds what it can get, and writes; so does a process of the service.
     let floods = [
         as_user(STRANGER, until, pour),
@@ -60,13 +62,15 @@ pub fn run(options: Options) {
             drop(held);
             Ok(())
         }),
-        holding(until),
     ];
     if options.neighbour {
         let got = attempt_as(NEIGHBOUR, || neighbour(until));
         attack("open-during-a-flood", Got::Success, got, before);
     }
-    let [.., service] = floods.map(|flood| flood.map_or_else(Got::Errno, ended));
+    for flood in floods {
+        flood.map_or_else(Got::Errno, ended);
+    }
+    let service = service.map_or_else(Got::Errno, ended);
     attack("session-during-a-flood", Got::Success, service, before);
     event("flood-ended");
     std::thread::sleep(FORGIVEN_AFTER);
@@ -129,17 +133,23 @@ fn neighbour(until: Instant) -> nix::Result<()> {
     Ok(())
 }
 
-/// A session of the service that works on, and has to keep its grants.
+/// A session of the service that works on, and has to keep its grants. Has them when this returns.
 fn holding(until: Instant) -> nix::Result<Pid> {
-    spawn(move || {
+    let (mut ours, mut theirs) = UnixStream::pair().map_err(errno_of)?;
+    let child = spawn(|| {
         become_user(SERVICE)?;
         let s = Scene::open()?;
         let (m, line) = (s.map(&s.writable()?, RW)?, s.line()?);
+        theirs.write_all(&[0]).map_err(errno_of)?;
         while Instant::now() < until {
             store(m.start, 1);
             s.session.notify(line.grant.id.0)?;
             std::thread::sleep(WORK_INTERVAL);
         }
         Ok(())
-    })
+    })?;
+    // Else a service that failed would leave this end waiting; how it failed is what it ends with.
+    drop(theirs);
+    let _ = ours.read_exact(&mut [0]);
+    Ok(child)
 }
