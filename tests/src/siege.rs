@@ -1,4 +1,7 @@
-//! The live attacks of the demo: the hostile program in a guest and in place of a VMM.
+//! The live attacks of the demo: the hostile program in a guest and in place of a VMM, and services
+//! that are not what they say.
+
+mod services;
 
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +14,8 @@ use crate::deployment::{Deployment, Identity};
 use crate::job::{Afterwards, SERVICE_USER};
 use crate::process::{Process, output_of};
 use crate::vm::FOREIGN_FUNCTIONS;
+
+pub use services::{NEIGHBOUR, as_service};
 
 /// Longest time for all attempts of one party, under TCG on a loaded machine of two cores.
 pub const SIEGE_LIMIT: Duration = Duration::from_secs(120);

@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     bar.enable_steady_tick(Duration::from_millis(200));
     bar.set_message("keys and device processes");
     let folder = tempfile::Builder::new().prefix("sivshm-demo-").tempdir()?;
-    let mut deployment = Deployment::new(&artifacts, &job.policy(), None)?;
+    let mut deployment = Deployment::new(&artifacts, &(job.policy() + siege::NEIGHBOUR), None)?;
     let result = serve(args, &job, &mut deployment, folder.path(), &bar);
     bar.finish_and_clear();
     if let Some(keep) = &args.keep_logs {
@@ -206,6 +206,9 @@ fn serve(
     }
     drop(partner);
     let status = deployment.status()?;
+    bar.set_message("attacks of services");
+    let found = siege::as_service(deployment)?;
+    attacks.extend(found.iter().map(|found| line("service", found)));
     if nix::unistd::geteuid().is_root() {
         bar.set_message("attacks of a VMM");
         let [vmm, _manager] = siege::as_vmm(deployment, "worker-1", "manager")?;
