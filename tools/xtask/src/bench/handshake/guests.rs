@@ -1,6 +1,6 @@
 //! Openings between two VMs, beside bare TLS within one of them.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 use sivshm_tests::deployment::Deployment;
@@ -69,13 +69,18 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Report> {
     let bare = bench(&format!("tls --rounds {OPENINGS}"));
     let mut manager = boot("manager", "mapper", &script(rounds, &bare, &writes))?;
     manager.wait_event("measuring", 2 * BOOT_LIMIT)?;
-    for process in [&mut manager, &mut worker] {
-        let (_, exit) = process.wait_event("exit", JOB_LIMIT * (rounds + 1))?;
-        ensure!(
-            whole(&exit, "code")? == 0,
-            "a guest failed\n{}",
-            process.tail()
+    let limit = JOB_LIMIT * (rounds + 1);
+    let (_, exit) = manager.wait_event("exit", limit)?;
+    if whole(&exit, "code")? != 0 {
+        // What it waits for does not come any more.
+        let _ = worker.wait_event("exit", JOB_LIMIT);
+        bail!(
+            "a guest failed\n{}worker-1:\n{}",
+            manager.tail(),
+            worker.tail()
         );
+    }
+    for process in [&mut manager, &mut worker] {
         process.finish(JOB_LIMIT)?;
     }
     deployment.down()?;
