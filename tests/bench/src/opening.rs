@@ -31,6 +31,11 @@ struct Rounds {
     /// Open a session for each round, and not one for all
     #[arg(long)]
     new_sessions: bool,
+    /// Time before each round of the writer, in milliseconds: by then the readers wait again, and no
+    /// service has begun more than a device process lets it begin in a second. The other end needs
+    /// the same
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pause_ms: u64,
 }
 
 /// Opens channels as their writer. The readers wait for that.
@@ -38,10 +43,6 @@ struct Rounds {
 pub struct WriterArgs {
     #[command(flatten)]
     rounds: Rounds,
-    /// Time before each round, in milliseconds: by then the readers wait again, and no service has
-    /// begun more than a device process lets it begin in a second
-    #[arg(long, value_name = "MS", default_value_t = 100)]
-    pause_ms: u64,
     /// The channels, opened at the same time, and who reads each
     #[arg(required = true, value_name = "CHANNEL=VM/SERVICE", value_parser = end)]
     channels: Vec<End>,
@@ -93,6 +94,10 @@ impl End {
 }
 
 impl Rounds {
+    const fn pause(&self) -> Duration {
+        Duration::from_millis(self.pause_ms)
+    }
+
     /// Makes all rounds, and gives what each that counts came to, and the CPU time of this process
     /// for one, in microseconds.
     fn make<T>(
@@ -128,8 +133,7 @@ impl Rounds {
 /// Runs the writer: `open_us` until all channels are open, `message_us` until all first messages are
 /// known to be received, `cpu_us` of this process for a round.
 pub fn write(args: &WriterArgs) -> Result<Value> {
-    let pause = Duration::from_millis(args.pause_ms);
-    let (made, cpu_us) = args.rounds.make(pause, |session, start| {
+    let (made, cpu_us) = args.rounds.make(args.rounds.pause(), |session, start| {
         let opened = match args.channels.as_slice() {
             [channel] => vec![greet(channel, session, start)?],
             channels => greet_all(channels, session, start)?,
@@ -190,7 +194,12 @@ pub fn read(args: &ReaderArgs) -> Result<Value> {
         let mut reader = args.channel.reader(session)?;
         let mut message = [0; MESSAGE.len()];
         match reader.read(&mut message, TIMEOUT) {
-            Ok(_) => await_end(&mut reader),
+            Ok(_) => {
+                // The writer closes at once. Whoever looks into memory of a guest that is being taken
+                // away gets SIGBUS.
+                thread::sleep(args.rounds.pause() / 4);
+                await_end(&mut reader)
+            }
             // The writer has seen the acknowledgement and gone before it was rung.
             Err(Error::Revoked(_)) => Ok(()),
             Err(error) => Err(error.into()),

@@ -60,11 +60,9 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Report> {
             .build(script, &image)?;
         Ok(Guest::new(name, image).boot(&deployment)?.process)
     };
-    let reads = format!("open-reader --identity reducer {}", from_mapper(1));
-    let writes = format!(
-        "open-writer --identity mapper --pause-ms {PAUSE_MS} {}",
-        to_worker(1)
-    );
+    let pause = format!("--pause-ms {PAUSE_MS}");
+    let reads = format!("open-reader --identity reducer {pause} {}", from_mapper(1));
+    let writes = format!("open-writer --identity mapper {pause} {}", to_worker(1));
     let mut worker = boot("worker-1", "reducer", &script(rounds, "", &reads))?;
     let bare = bench(&format!("tls --rounds {OPENINGS}"));
     let mut manager = boot("manager", "mapper", &script(rounds, &bare, &writes))?;
