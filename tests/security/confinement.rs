@@ -430,9 +430,10 @@ mod tests {
             assert_eq!(control, 1, "{vm}");
             // The kick, vector 0, and with each peer one of its own and one of the peer's.
             assert_eq!(doorbells, 2 + 2 * peers, "{vm}: doorbells");
-            // Four listeners, a link with each peer, a launch and a port connection.
+            // Four listeners, a link with each peer, the supervisor's watch for guests that are not
+            // contained, and a launch and a port connection.
             let vmm = if vm == WITH_VMM { 2 } else { 0 };
-            assert_eq!(sockets, 4 + peers + vmm, "{vm}: sockets");
+            assert_eq!(sockets, 5 + peers + vmm, "{vm}: sockets");
             for end in [".log", ".audit.jsonl"] {
                 let file = format!("/{vm}{end}");
                 let at = others.iter().position(|link| link.ends_with(&file));
@@ -445,6 +446,8 @@ mod tests {
                 format!("/proc/{}/fdinfo", device.process),
                 "anon_inode:[eventpoll]".to_owned(),
                 "anon_inode:[signalfd]".to_owned(),
+                // Says that the host's clock was set.
+                "anon_inode:[timerfd]".to_owned(),
             ];
             assert_eq!(others, expected, "{vm}");
         }

@@ -7,7 +7,7 @@ use sivshm_abi::name::ChannelName;
 
 use super::certificates::{Ca, domain, now, vm};
 use super::world::{Fd, Gift, World, gifts, slice};
-use crate::limits::MAX_MANIFEST_ENTRIES;
+use crate::limits::{HANDSHAKE_TIMEOUT, MAX_MANIFEST_ENTRIES};
 use crate::wire::{MESSAGE_TYPES, ManifestEntry, Message, MessageType};
 use crate::{Action, LinkId, PeerHandshake, PeerUid, REFUSAL_CODES, Refusal, RefusalCode};
 
@@ -139,8 +139,13 @@ proptest! {
             }
             seen += bytes.len();
         });
+        let deadline = Instant::now() + 2 * HANDSHAKE_TIMEOUT;
         if world.listener.refusal.is_some() {
             prop_assert!(world.listener.link.is_none());
+        } else if world.listener.link.is_none() {
+            // It promised more bytes than will ever come.
+            let late = world.listener.machine().expired(deadline);
+            prop_assert!(matches!(late, Err(Refusal::Timeout { .. })), "{:?}", late);
         } else {
             let (dialer, listener) = world.assert_established();
             prop_assert_eq!(dialer.link, listener.link);

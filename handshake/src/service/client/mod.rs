@@ -1,6 +1,6 @@
 //! The service's end: a TLS client of its own VM's device process, and every pairing of the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::time::{Instant, SystemTime};
 
@@ -38,6 +38,9 @@ pub struct ServiceClient {
     /// Encrypted bytes that are not taken yet.
     outbox: Vec<u8>,
     pairings: BTreeMap<Pairing, Wish>,
+    /// Pairings about which this service has said its last word, and the device process not yet. What
+    /// comes until then is about what is over; a wish waits for it.
+    ending: BTreeSet<Pairing>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -65,6 +68,7 @@ impl ServiceClient {
             inbox: Vec::new(),
             outbox: Vec::new(),
             pairings: BTreeMap::new(),
+            ending: BTreeSet::new(),
         })
     }
 
@@ -111,7 +115,7 @@ impl ServiceClient {
         if wish.is_some_and(|wish| !wish.rests()) {
             let content = Content::End(Reason::Closed);
             // A session that can't say it is over, and the device process knows.
-            let _ = self.say(pairing, content);
+            let _ = self.say_last(pairing, content);
         }
     }
 
@@ -128,7 +132,9 @@ impl ServiceClient {
     /// When [`Self::on_time`] has something to do; none if nothing is due before bytes come.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let wishes = self.pairings.values().filter_map(Wish::due);
+        let wishes = self.pairings.iter();
+        let wishes = wishes.filter(|(pairing, _)| !self.ending.contains(pairing));
+        let wishes = wishes.filter_map(|(_, wish)| wish.due());
         wishes.min().filter(|_| self.state == State::Live)
     }
 
@@ -142,7 +148,8 @@ impl ServiceClient {
         }
         let mut due = Vec::new();
         for (pairing, wish) in &mut self.pairings {
-            if wish.due().is_some_and(|due| due <= now) {
+            let free = !self.ending.contains(pairing);
+            if free && wish.due().is_some_and(|due| due <= now) {
                 due.push((*pairing, wish.begin(now)));
             }
         }
@@ -213,6 +220,12 @@ impl ServiceClient {
         events: &mut Vec<ClientEvent>,
     ) -> Result<(), ServiceFault> {
         let pairing = message.pairing;
+        if self.ending.contains(&pairing) {
+            if let Content::End(_) | Content::Refusal(_) = message.content {
+                self.ending.remove(&pairing);
+            }
+            return Ok(());
+        }
         let epoch = self.epoch_of_others(pairing);
         // Whatever crossed the end of a pairing is about nothing any more.
         let Some(wish) = self.pairings.get_mut(&pairing) else {
@@ -220,13 +233,13 @@ impl ServiceClient {
         };
         match message.content {
             Content::Refusal(refusal) => {
-                if wish.concerns_refusal(refusal.reason) {
+                if !wish.rests() {
                     self.refused(pairing, refusal, None, now, events);
                 }
                 Ok(())
             }
             Content::End(reason) => {
-                if wish.has_begun() || !reopens(reason) {
+                if !wish.rests() {
                     self.ended(pairing, reason, now, events);
                 }
                 Ok(())
@@ -279,7 +292,7 @@ impl ServiceClient {
             reason: fault.reason(),
         };
         self.refused(pairing, refusal, Some(fault), now, events);
-        self.say(pairing, Content::Refusal(refusal))
+        self.say_last(pairing, Content::Refusal(refusal))
     }
 
     fn refused(
@@ -329,6 +342,13 @@ impl ServiceClient {
         } else {
             self.pairings.remove(&pairing).map(|wish| wish.want)
         }
+    }
+
+    /// Says this side's last word about a pairing.
+    fn say_last(&mut self, pairing: Pairing, content: Content) -> Result<(), ServiceFault> {
+        self.say(pairing, content)?;
+        self.ending.insert(pairing);
+        Ok(())
     }
 
     fn say(&mut self, pairing: Pairing, content: Content) -> Result<(), ServiceFault> {

@@ -7,7 +7,7 @@ use sivshm_abi::frame::Reason;
 use super::event::Want;
 use super::step::Step;
 use crate::service::limits::{FIRST_PAUSE, LONGEST_PAUSE};
-use crate::service::wire::{Content, RefusalReason};
+use crate::service::wire::Content;
 
 /// A wish and how far it has come.
 #[derive(Debug)]
@@ -36,19 +36,6 @@ impl Wish {
 
     pub(super) const fn rests(&self) -> bool {
         matches!(self.step, Step::Resting)
-    }
-
-    /// Whether the attempt has got its terms. What is said of an attempt before that crossed the wish,
-    /// and is about the one before.
-    pub(super) const fn has_begun(&self) -> bool {
-        !matches!(self.step, Step::Resting | Step::Terms)
-    }
-
-    /// Whether a refusal is about this attempt. A wish itself is refused for good, or because a limit
-    /// was exceeded.
-    pub(super) fn concerns_refusal(&self, reason: RefusalReason) -> bool {
-        let of_the_wish = !self.rests() && reason == RefusalReason::Flood;
-        self.has_begun() || of_the_wish || !reason.heals()
     }
 
     /// When it is to be said; none while an attempt is under way.

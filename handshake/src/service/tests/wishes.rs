@@ -9,7 +9,7 @@ use sivshm_abi::identity::SpiffeId;
 use super::world::{Cast, Hop, World, channel};
 use crate::service::limits::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::service::wire::{
-    Content, Message, MessageType, RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal,
+    Content, Hash, Message, MessageType, RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal,
 };
 use crate::service::{ClientEvent, OpenTerms, ServiceFault, Term, Want};
 
@@ -214,34 +214,41 @@ fn a_closed_end_is_said_and_forgotten() {
     assert_eq!(wants(&world, Hop::UpA), 2);
 }
 
+/// A service that takes an end up anew says so only when its device process has nothing more to say
+/// about the last attempt.
 #[test]
-fn what_crosses_a_wish_ends_nothing_of_it() {
+fn nothing_that_is_said_of_the_last_attempt_is_taken_for_the_next() {
     let cast = Cast::new();
-    let mut world = World::new(&cast);
-    world.run().assert_opened();
-    world.a.events.clear();
-    // The end is taken up anew before its device process has said that the last one is over.
-    world.a.client.close(channel(), cast.reader.id());
-    let again = want(cast.reader.id(), Role::Writer, None);
-    world.a.client.want(again, world.at).unwrap();
-    world.cut = Some(Hop::UpA);
-    for late in [
+    for last_word in [
         end(&cast, Reason::OtherEnd),
         refusal(&cast, RefusalReason::Late),
     ] {
-        world.inject(Hop::DownA, late).run();
-        assert!(world.a.events.is_empty(), "{:?}", world.a.events);
+        let mut world = World::new(&cast);
+        world.run().assert_opened();
+        world.a.events.clear();
+        world.cut = Some(Hop::UpA);
+        world.a.client.close(channel(), cast.reader.id());
+        let again = want(cast.reader.id(), Role::Writer, None);
+        world.a.client.want(again, world.at).unwrap();
+        world.run();
+        let late = [
+            Content::Terms(world.terms),
+            Content::Installed(Hash([7; 32])),
+        ];
+        for content in late {
+            let pairing = cast.pairing();
+            world.inject(Hop::DownA, Message { pairing, content }).run();
+        }
+        assert_eq!(wants(&world, Hop::UpA), 1, "nothing is wanted yet");
         assert_eq!(world.a.client.deadline(), None);
+        world.inject(Hop::DownA, last_word).run();
+        assert_eq!(wants(&world, Hop::UpA), 2);
+        assert!(world.a.events.is_empty(), "{:?}", world.a.events);
+        // What comes now is about the new attempt.
+        world.inject(Hop::DownA, end(&cast, Reason::OtherEnd)).run();
+        assert_eq!(world.a.events.len(), 1);
+        assert_eq!(world.a.client.deadline(), Some(world.at + FIRST_PAUSE));
     }
-    // That a limit was exceeded is about the wish itself.
-    let flood = refusal(&cast, RefusalReason::Flood);
-    world.inject(Hop::DownA, flood).run();
-    assert_eq!(world.a.events.len(), 1);
-    assert_eq!(
-        world.a.client.deadline(),
-        Some(world.at + FIRST_PAUSE),
-        "wanted again"
-    );
 }
 
 #[test]

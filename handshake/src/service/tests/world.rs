@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
 
+use sivshm_abi::frame::Reason;
 use sivshm_abi::grant::{Generation, Integrity, Kind};
 use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::{ChannelName, ServiceName};
@@ -323,6 +324,16 @@ impl World {
             return;
         }
         let Message { pairing, content } = message;
+        if let Content::End(_) | Content::Refusal(_) = content
+            && let Some(down) = match hop {
+                Hop::UpA => Some(Hop::DownA),
+                Hop::UpB => Some(Hop::DownB),
+                _ => None,
+            }
+        {
+            let content = Content::End(Reason::Closed);
+            self.queue.push_back((down, Message { pairing, content }));
+        }
         let next = match (hop, &content) {
             (Hop::UpA | Hop::UpB, Content::Want { .. }) => {
                 let (role, down) = match hop {

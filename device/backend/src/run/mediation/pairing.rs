@@ -166,13 +166,22 @@ impl Pairing {
                     }
                 }
             }
-            Content::End(_) => self.leave(Reason::Closed),
+            Content::End(_) => {
+                let ours = self.wanted.or(self.step.session()) == Some(session);
+                let mut orders = self.leave(Reason::Closed);
+                // Else this side's last word is on its way, or said.
+                if ours {
+                    orders.push(self.tell(session, Content::End(Reason::Closed)));
+                }
+                orders
+            }
             Content::Refusal(refusal) if under_way => {
                 let by = self.planned.own();
                 let refusal = ServiceRefusal { by, ..refusal };
                 let mut orders = vec![self.denied(Blame::Peer, refusal)];
                 let word = Some(Content::Refusal(refusal));
                 orders.extend(self.finish(None, word, Reason::Protocol));
+                orders.push(self.tell(session, Content::End(Reason::Protocol)));
                 orders
             }
             // It crossed the end of what it is about.

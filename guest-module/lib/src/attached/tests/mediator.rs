@@ -238,10 +238,12 @@ impl Mediator {
             Content::Refusal(refusal) => {
                 self.passing.remove(&pairing);
                 self.say(other, pairing, Content::Refusal(refusal));
+                self.say(from, pairing, Content::End(Reason::Closed));
             }
             Content::End(_) => {
                 self.passing.remove(&pairing);
                 self.say(other, pairing, Content::End(Reason::OtherEnd));
+                self.say(from, pairing, Content::End(Reason::Closed));
                 return Some(Deed::Remove(pairing, Reason::OtherEnd));
             }
             content => panic!("{content:?} from {from}"),
