@@ -14,7 +14,7 @@ use sivshm_handshake::service::wire::Role;
 use sivshm_ring::Shared;
 use sivshm_ring::wake::Sleeper;
 
-use crate::backend::{Bell, Granted};
+use crate::backend::{Bell, Granted, Status};
 use crate::control::Control;
 use crate::desk::{Ticket, Wanted};
 use crate::error::{BadPeers, Error};
@@ -84,6 +84,18 @@ impl Hold {
         let desk = &self.control.desk;
         desk.await_open(self.channel, self.ticket, &self.cancel, deadline)
     }
+
+    /// The session's state, and whether all of these grants are there.
+    fn list(&self, grants: &[GrantId]) -> Result<(Status, bool), Error> {
+        let desk = &self.control.desk;
+        let (status, granted) = desk.backend.list()?;
+        desk.has_changed(status);
+        if status.state == SessionState::Closed {
+            return Err(Error::Ended(status.reason));
+        }
+        let stands = |id: &GrantId| granted.iter().any(|granted| granted.grant.id == *id);
+        Ok((status, grants.iter().all(stands)))
+    }
 }
 
 impl Drop for Hold {
@@ -119,8 +131,21 @@ pub(crate) struct End {
 impl End {
     /// Waits until everybody has agreed, and takes the end.
     pub(crate) fn open(hold: Hold, deadline: Deadline) -> Result<(Role, Self), Error> {
-        let found = hold.await_open(deadline)?;
-        Ok((found.role, Self::new(Arc::new(hold), found)?))
+        Self::take(&Arc::new(hold), deadline)
+    }
+
+    /// Takes the end once it is granted; one that ends before it is taken is waited for again.
+    fn take(hold: &Arc<Hold>, deadline: Deadline) -> Result<(Role, Self), Error> {
+        loop {
+            let found = hold.await_open(deadline)?;
+            let role = found.role;
+            let grants: Vec<_> = found.grants().collect();
+            match Self::new(Arc::clone(hold), found) {
+                Ok(end) => return Ok((role, end)),
+                Err(error) if hold.list(&grants)?.1 => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Maps the channel's range and its lines, in the order of their readers.
@@ -129,10 +154,9 @@ impl End {
         let Found { data, lines, .. } = &found;
         let map = |granted: &Granted| backend.map(granted);
         let bell = |granted: &Granted| backend.bell(&granted.grant);
-        let id = |granted: &Granted| granted.grant.id;
         Ok(Self {
-            grants: lines.iter().chain([data]).map(id).collect(),
-            peers: lines.iter().map(id).collect(),
+            grants: found.grants().collect(),
+            peers: lines.iter().map(|granted| granted.grant.id).collect(),
             bells: lines.iter().map(bell).collect::<Result<_, _>>()?,
             data: map(data)?,
             lines: lines.iter().map(map).collect::<Result<_, _>>()?,
@@ -152,8 +176,8 @@ impl End {
         match self.check() {
             Ok(()) => Ok(None),
             Err(Error::Revoked(_)) => {
-                let found = self.hold.await_open(Deadline::after(timeout))?;
-                Self::new(Arc::clone(&self.hold), found).map(Some)
+                let (_, end) = Self::take(&self.hold, Deadline::after(timeout))?;
+                Ok(Some(end))
             }
             Err(error) => Err(error),
         }
@@ -191,13 +215,8 @@ impl End {
         if status.changes == self.changes {
             return Ok(());
         }
-        let (status, granted) = desk.backend.list()?;
-        desk.has_changed(status);
-        if status.state == SessionState::Closed {
-            return Err(Error::Ended(status.reason));
-        }
-        let stands = |id: &GrantId| granted.iter().any(|granted| granted.grant.id == *id);
-        if !self.grants.iter().all(stands) {
+        let (status, all) = self.hold.list(&self.grants)?;
+        if !all {
             return Err(Error::Revoked(status.reason));
         }
         self.changes = status.changes;

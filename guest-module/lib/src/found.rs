@@ -2,7 +2,7 @@
 
 use std::io;
 
-use sivshm_abi::grant::{Grant, Kind, Part};
+use sivshm_abi::grant::{Grant, GrantId, Kind, Part};
 use sivshm_abi::identity::{SpiffeId, Subject};
 use sivshm_abi::name::{ChannelName, VmName};
 use sivshm_handshake::service::wire::Role;
@@ -26,6 +26,14 @@ pub(crate) struct Found {
     pub(crate) data: Granted,
     /// In the order of their readers.
     pub(crate) lines: Vec<Granted>,
+}
+
+impl Found {
+    /// The numbers of all its grants.
+    pub(crate) fn grants(&self) -> impl Iterator<Item = GrantId> {
+        let all = self.lines.iter().chain([&self.data]);
+        all.map(|granted| granted.grant.id)
+    }
 }
 
 /// Finds an end once every pairing of it is open: its grants are those of the channel and of the
