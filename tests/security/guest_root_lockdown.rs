@@ -81,14 +81,7 @@ sivshm doctor --guest --json
         writer.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
         writer.args(["--service", "lens", "--"]);
         writer.arg(deployment.artifacts().guest.join("honest"));
-        writer.args([
-            "--identity",
-            "lens",
-            "--peer",
-            "ivi/screen",
-            "--writes",
-            "picture",
-        ]);
+        writer.args(["--identity", "lens", "--writes", "picture=ivi/screen"]);
         let _writer = Process::start("camera", writer)?;
 
         let script = "insmod /lib/sivshm.ko && event loaded || finish 90
@@ -96,7 +89,7 @@ mount -t securityfs securityfs /sys/kernel/security
 mount -t tracefs tracefs /sys/kernel/tracing
 sivshm doctor --guest --json && finish 91
 /bin/hostile guest-locked --between /lib/shut -- \
-    /bin/honest --identity screen --peer camera/lens --reads picture || finish 92
+    /bin/honest --identity screen --reads picture=camera/lens || finish 92
 finish 0";
         let shut = deployment.root().join("shut");
         std::fs::write(&shut, SHUT)?;
