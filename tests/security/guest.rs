@@ -126,7 +126,7 @@ size = "64KiB"
 
         let script = format!(
             "insmod /lib/sivshm.ko && event loaded || finish 90
-/bin/hostile guest-user --neighbour --flood {FLOOD_SECONDS}
+/bin/hostile guest-user --neighbour --silence --flood {FLOOD_SECONDS}
 /bin/hostile guest-claims
 /bin/hostile guest-root
 /bin/hostile guest-revoked

@@ -58,6 +58,9 @@ pub struct Options {
     /// How long to flood, in seconds.
     #[arg(long, default_value_t = 1)]
     flood: u64,
+    /// Say nothing in a session until it is ended, half a minute.
+    #[arg(long)]
+    silence: bool,
 }
 
 /// A session that holds its service's grants.
@@ -171,7 +174,7 @@ pub fn run(options: Options) {
     // What the service may do: the other half of every attempt.
     let writes = scene(|s| s.map(&s.writable()?, RW).map(|m| store(m.start, 1)));
     let reads = scene(|s| s.map(&s.read_only()?, RO).map(|m| m.touch()));
-    let silent = proofs::begin_silence();
+    let silent = options.silence.then(proofs::begin_silence);
     mapping::run(writes, options.neighbour);
     protection::run(writes, reads);
     lifetime::run(writes);
@@ -179,5 +182,7 @@ pub fn run(options: Options) {
     memory::run(writes);
     rings::run(options.neighbour);
     floods::run(options);
-    proofs::end_silence(silent, writes);
+    if let Some(silent) = silent {
+        proofs::end_silence(silent, writes);
+    }
 }
