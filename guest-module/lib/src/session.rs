@@ -61,7 +61,7 @@ impl Session {
         Self::start(identity, Box::new(Attached::open(text)?))
     }
 
-    fn start(identity: &Identity, backend: Box<dyn Backend>) -> Result<Self, Error> {
+    pub(crate) fn start(identity: &Identity, backend: Box<dyn Backend>) -> Result<Self, Error> {
         let client = ServiceClient::dial(identity.credentials(), SystemTime::now())?;
         let control = Control::start(Desk::new(backend, identity.id()), client);
         Ok(Self {

@@ -28,6 +28,8 @@ use sivshm_sys::memfd::{Ownership, create};
 use sivshm_sys::{eventfd, scm};
 
 use super::mediator::{Deed, Mediator, Planned, number};
+use crate::attached::Attached;
+use crate::backend::Backend;
 use crate::tests::{Ca, service};
 use crate::{Identity, Session};
 
@@ -135,7 +137,12 @@ fn say(port: &UnixStream, message: i64, right: Option<BorrowedFd<'_>>) {
 
 /// Channels `job` to and `result` from `worker-1/reducer`, which wants both.
 pub(super) fn start(kind: Kind) -> (Host, Session) {
-    let (mut host, session) = start_as(mapper());
+    start_over(kind, |attached| Box::new(attached))
+}
+
+/// The same, over what is made of the attachment.
+pub(super) fn start_over(kind: Kind, over: impl Over) -> (Host, Session) {
+    let (mut host, session) = start_with(mapper(), over);
     host.plan(job(), kind, mapper(), &["worker-1"]);
     let result_channel = Planned {
         kind,
@@ -149,8 +156,17 @@ pub(super) fn start(kind: Kind) -> (Host, Session) {
     (host, session)
 }
 
+/// What a session's backend is made of an attachment by.
+pub(super) trait Over: FnOnce(Attached) -> Box<dyn Backend> + Send {}
+
+impl<F: FnOnce(Attached) -> Box<dyn Backend> + Send> Over for F {}
+
 /// A device process, and a session of a service of which it has heard.
 pub(super) fn start_as(id: SpiffeId) -> (Host, Session) {
+    start_with(id, |attached| Box::new(attached))
+}
+
+fn start_with(id: SpiffeId, over: impl Over) -> (Host, Session) {
     let mut ca = Ca::new();
     let folder = tempfile::tempdir().unwrap();
     let [svid, key, bundle] = ca.issue(id).write(folder.path(), "own");
@@ -170,7 +186,10 @@ pub(super) fn start_as(id: SpiffeId) -> (Host, Session) {
     );
     let mut rings = ControlRings::new(control, Side::Host).unwrap();
     let (port, session) = std::thread::scope(|scope| {
-        let session = scope.spawn(|| Session::attach(&identity, &text).unwrap());
+        let session = scope.spawn(|| {
+            let attached = Attached::open(&text).unwrap();
+            Session::start(&identity, over(attached)).unwrap()
+        });
         let (port, _) = listener.accept().unwrap();
         say(&port, 0, None);
         say(&port, 1, None);

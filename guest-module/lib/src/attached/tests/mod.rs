@@ -3,5 +3,6 @@
 
 mod data;
 mod host;
+mod late;
 mod mediator;
 mod opening;
