@@ -11,6 +11,7 @@ mod tests {
     use sivshm_abi::identity::SpiffeId;
     use sivshm_ca::profile::Reason;
     use sivshm_ca::{Authority, Target};
+    use sivshm_tests::document::{below, plain_rows};
 
     const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/identity.md");
     const LEAF: &str = "spiffe://car.example/vm/ivi/svc/camera";
@@ -51,16 +52,7 @@ mod tests {
     /// The cells of the table below a heading of the document, without its head.
     fn table(heading: &str) -> Vec<Vec<String>> {
         let document = std::fs::read_to_string(DOCUMENT).unwrap();
-        let (_, section) = document.split_once(&format!("\n{heading}\n")).unwrap();
-        let lines = section.lines().skip_while(|line| !line.starts_with('|'));
-        lines
-            .take_while(|line| line.starts_with('|'))
-            .skip(2)
-            .map(|line| {
-                let cells = line.trim_matches('|').split('|');
-                cells.map(|cell| cell.trim().replace('`', "")).collect()
-            })
-            .collect()
+        plain_rows(below(&document, heading).unwrap())
     }
 
     /// What `openssl` says of a certificate, in its order.

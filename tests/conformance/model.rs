@@ -5,6 +5,8 @@
 mod tests {
     use std::path::Path;
 
+    use sivshm_tests::document::{below, rows};
+
     const DOCUMENT: &str = include_str!("../../docs/service-handshake.md");
     const README: &str = include_str!("../../handshake/model/README.md");
     const MODEL: &str = include_str!("../../handshake/model/service.pml");
@@ -12,16 +14,7 @@ mod tests {
 
     /// The cells of the first table below a heading, without its head.
     fn table(page: &str, heading: &str) -> Vec<Vec<String>> {
-        let (_, section) = page.split_once(&format!("\n{heading}\n")).unwrap();
-        let lines = section.lines().skip_while(|line| !line.starts_with('|'));
-        lines
-            .take_while(|line| line.starts_with('|'))
-            .skip(2)
-            .map(|line| {
-                let cells = line.trim_matches('|').split('|');
-                cells.map(|cell| cell.trim().to_owned()).collect()
-            })
-            .collect()
+        rows(below(page, heading).unwrap())
     }
 
     /// What stands between backticks.

@@ -7,6 +7,7 @@ mod tests {
     use sivshm_policy::keys::{KINDS, OVERFLOWS, TABLES, VERSION};
     use sivshm_policy::plan::Uncontained;
     use sivshm_policy::{compile, size};
+    use sivshm_tests::document::plain_rows;
 
     const DOCUMENT: &str = include_str!("../../docs/policy.md");
     const EXAMPLE: &str = include_str!("../../docs/examples/job.toml");
@@ -14,17 +15,8 @@ mod tests {
     /// The cells of every row of the first table at or behind `start`, without its head and without
     /// the marks of code.
     fn table(start: &str) -> Vec<Vec<String>> {
-        let (_, section) = DOCUMENT.split_once(start).unwrap();
-        let lines = format!("{start}{section}");
-        let lines = lines.lines().skip_while(|line| !line.starts_with('|'));
-        lines
-            .take_while(|line| line.starts_with('|'))
-            .skip(2)
-            .map(|line| {
-                let cells = line.trim_matches('|').split('|');
-                cells.map(|cell| cell.trim().replace('`', "")).collect()
-            })
-            .collect()
+        let at = DOCUMENT.find(start).unwrap();
+        plain_rows(&DOCUMENT[at..])
     }
 
     /// The first columns of a table.

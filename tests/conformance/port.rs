@@ -18,6 +18,7 @@ mod tests {
     use sivshm_device::audit::{Decision, Event};
     use sivshm_device::run::limits::LIMITS;
     use sivshm_device::vmm::place;
+    use sivshm_tests::document::{below, plain_rows};
 
     const PORT: &str = include_str!("../../docs/port.md");
     const FRAMES: &str = include_str!("../../docs/control-frames.md");
@@ -25,16 +26,7 @@ mod tests {
 
     /// The cells of the first table below a heading, without its head and the marks of code.
     fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
-        let (_, section) = document.split_once(&format!("\n{heading}\n")).unwrap();
-        let lines = section.lines().skip_while(|line| !line.starts_with('|'));
-        lines
-            .take_while(|line| line.starts_with('|'))
-            .skip(2)
-            .map(|line| {
-                let cells = line.trim_matches('|').split('|');
-                cells.map(|cell| cell.trim().replace('`', "")).collect()
-            })
-            .collect()
+        plain_rows(below(document, heading).unwrap())
     }
 
     /// Reads every field of a documented structure from its bytes, by the documented offset and

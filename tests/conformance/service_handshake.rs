@@ -13,21 +13,13 @@ mod tests {
         RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal, Terms,
     };
     use sivshm_handshake::wire::Contract;
+    use sivshm_tests::document::{below, plain_rows};
 
     const DOCUMENT: &str = include_str!("../../docs/service-handshake.md");
 
     /// The cells of the table below a heading of the document, without its head.
     fn table(heading: &str) -> Vec<Vec<String>> {
-        let (_, section) = DOCUMENT.split_once(&format!("\n{heading}\n")).unwrap();
-        let lines = section.lines().skip_while(|line| !line.starts_with('|'));
-        lines
-            .take_while(|line| line.starts_with('|'))
-            .skip(2)
-            .map(|line| {
-                let cells = line.trim_matches('|').split('|');
-                cells.map(|cell| cell.trim().replace('`', "")).collect()
-            })
-            .collect()
+        plain_rows(below(DOCUMENT, heading).unwrap())
     }
 
     /// The first columns of a table.

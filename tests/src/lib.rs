@@ -9,6 +9,7 @@ pub mod artifacts;
 pub mod attack;
 pub mod deployment;
 pub mod descriptors;
+pub mod document;
 pub mod guest;
 pub mod input;
 pub mod job;
