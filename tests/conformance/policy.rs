@@ -16,7 +16,7 @@ mod tests {
     /// the marks of code.
     fn table(start: &str) -> Vec<Vec<String>> {
         let at = DOCUMENT.find(start).unwrap();
-        plain_rows(&DOCUMENT[at..])
+        plain_rows(DOCUMENT.get(at..).unwrap())
     }
 
     /// The first columns of a table.
