@@ -20,6 +20,7 @@ mod client;
 mod fault;
 mod keys;
 pub mod limits;
+mod line;
 mod session;
 mod sign;
 #[cfg(test)]

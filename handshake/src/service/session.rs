@@ -1,7 +1,6 @@
 //! The device process's end of one session: the TLS server that a service dials through
 //! `/dev/sivshm`.
 
-use std::mem;
 use std::time::SystemTime;
 
 use sivshm_abi::identity::{SpiffeId, Subject};
@@ -9,10 +8,11 @@ use sivshm_abi::name::{ServiceName, VmName};
 
 use super::ALPN;
 use super::fault::ServiceFault;
+use super::line::{Heard, Line, Side};
 use super::wire::Message;
 use crate::credentials::Credentials;
 use crate::identity::{IdentityFault, Party, VerifiedIdentity};
-use crate::tls::{Tls, TlsFault, unix_time};
+use crate::tls::{Tls, unix_time};
 
 /// Evidence that the party at the other end of a session holds the key of a service's SVID.
 ///
@@ -74,20 +74,8 @@ pub enum SessionEvent {
 /// The device process's end of one session. After an error it takes nothing any more.
 #[derive(Debug)]
 pub struct ServiceSession {
-    tls: Tls,
+    line: Line,
     service: ServiceName,
-    state: State,
-    /// Decrypted bytes that are no whole message yet.
-    inbox: Vec<u8>,
-    /// Encrypted bytes that are not taken yet.
-    outbox: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    Unproved,
-    Live,
-    Ended,
 }
 
 impl ServiceSession {
@@ -102,12 +90,10 @@ impl ServiceSession {
         wall: SystemTime,
     ) -> Result<Self, ServiceFault> {
         let (Subject::Device(vm) | Subject::Service(vm, _)) = credentials.id.subject;
+        let tls = Tls::accept(credentials, ALPN, Party::Service(vm, service), wall)?;
         Ok(Self {
-            tls: Tls::accept(credentials, ALPN, Party::Service(vm, service), wall)?,
+            line: Line::new(tls, Side::Device),
             service,
-            state: State::Unproved,
-            inbox: Vec::new(),
-            outbox: Vec::new(),
         })
     }
 
@@ -118,49 +104,16 @@ impl ServiceSession {
     /// the service is told.
     pub fn receive(&mut self, mut bytes: &[u8]) -> Result<Vec<SessionEvent>, ServiceFault> {
         let mut events = Vec::new();
-        while !bytes.is_empty() {
-            if self.state == State::Ended {
-                return Err(ServiceFault::Ended);
-            }
-            let result = self.take(&mut bytes, &mut events);
-            if result.is_err() {
-                self.state = State::Ended;
-            }
-            result?;
+        while let Some(heard) = self.line.hear(&mut bytes)? {
+            events.push(match heard {
+                Heard::Authenticated(identity) => {
+                    let service = self.service;
+                    SessionEvent::Authenticated(VerifiedService { identity, service })
+                }
+                Heard::Message(message) => SessionEvent::Message(message),
+            });
         }
         Ok(events)
-    }
-
-    fn take(
-        &mut self,
-        bytes: &mut &[u8],
-        events: &mut Vec<SessionEvent>,
-    ) -> Result<(), ServiceFault> {
-        let open = self.tls.read(bytes, &mut self.inbox)?;
-        if self.state == State::Unproved
-            && let Some(identity) = self.tls.authenticated()?
-        {
-            self.state = State::Live;
-            events.push(SessionEvent::Authenticated(VerifiedService {
-                identity,
-                service: self.service,
-            }));
-        }
-        while let Some((message, len)) = Message::take(&self.inbox)? {
-            self.inbox.drain(..len);
-            if !message.kind().goes_up() {
-                return Err(ServiceFault::OutOfTurn {
-                    got: message.kind(),
-                    waiting: "a service's message",
-                });
-            }
-            events.push(SessionEvent::Message(message));
-        }
-        if open {
-            Ok(())
-        } else {
-            Err(TlsFault::Closed.into())
-        }
     }
 
     /// Says a message to the service; [`Self::outgoing`] has its bytes.
@@ -168,29 +121,19 @@ impl ServiceSession {
     /// # Errors
     /// [`ServiceFault::Ended`] unless the service is authenticated and there.
     pub fn say(&mut self, message: &Message) -> Result<(), ServiceFault> {
-        if self.state != State::Live {
-            return Err(ServiceFault::Ended);
-        }
-        let bytes = self.tls.write(&message.to_bytes())?;
-        self.outbox.extend(bytes);
-        Ok(())
+        self.line.say(message)
     }
 
     /// The bytes to send since the last call.
     #[must_use]
     pub fn outgoing(&mut self) -> Vec<u8> {
-        let mut bytes = mem::take(&mut self.outbox);
-        bytes.append(&mut self.tls.flush());
-        bytes
+        self.line.outgoing()
     }
 
     /// Ends the session, and gives the last bytes to send: those not taken yet, TLS's alert if there
     /// was a fault, and TLS's own end.
     #[must_use]
     pub fn farewell(&mut self) -> Vec<u8> {
-        self.state = State::Ended;
-        let mut bytes = mem::take(&mut self.outbox);
-        bytes.append(&mut self.tls.farewell(None));
-        bytes
+        self.line.farewell()
     }
 }

@@ -10,10 +10,11 @@ use sivshm_abi::name::ChannelName;
 
 use super::ALPN;
 use super::fault::ServiceFault;
+use super::line::{Heard, Line, Side};
 use super::wire::{Content, Message, Pairing, Role, ServiceRefusal};
 use crate::credentials::Credentials;
 use crate::identity::Party;
-use crate::tls::{Tls, TlsFault};
+use crate::tls::Tls;
 
 mod event;
 mod reader;
@@ -31,23 +32,11 @@ use wish::{Wish, reopens};
 #[derive(Debug)]
 pub struct ServiceClient {
     credentials: Credentials,
-    tls: Tls,
-    state: State,
-    /// Decrypted bytes that are no whole message yet.
-    inbox: Vec<u8>,
-    /// Encrypted bytes that are not taken yet.
-    outbox: Vec<u8>,
+    line: Line,
     pairings: BTreeMap<Pairing, Wish>,
     /// Pairings about which this service has said its last word, and the device process not yet. What
     /// comes until then is about what is over; a wish waits for it.
     ending: BTreeSet<Pairing>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    Unproved,
-    Live,
-    Ended,
 }
 
 impl ServiceClient {
@@ -61,12 +50,10 @@ impl ServiceClient {
         let Subject::Service(vm, _) = credentials.id.subject else {
             return Err(ServiceFault::Wish("a device process has no session"));
         };
+        let tls = Tls::dial(credentials, ALPN, Party::Device(vm), wall)?;
         Ok(Self {
             credentials: credentials.clone(),
-            tls: Tls::dial(credentials, ALPN, Party::Device(vm), wall)?,
-            state: State::Unproved,
-            inbox: Vec::new(),
-            outbox: Vec::new(),
+            line: Line::new(tls, Side::Service),
             pairings: BTreeMap::new(),
             ending: BTreeSet::new(),
         })
@@ -84,7 +71,7 @@ impl ServiceClient {
     /// [`ServiceFault::Wish`] if it is wanted already, or the peer is no other service of the trust
     /// domain; [`ServiceFault::Ended`] after the session.
     pub fn want(&mut self, want: Want, now: Instant) -> Result<(), ServiceFault> {
-        if self.state == State::Ended {
+        if self.line.has_ended() {
             return Err(ServiceFault::Ended);
         }
         let me = self.id();
@@ -135,7 +122,7 @@ impl ServiceClient {
         let wishes = self.pairings.iter();
         let wishes = wishes.filter(|(pairing, _)| !self.ending.contains(pairing));
         let wishes = wishes.filter_map(|(_, wish)| wish.due());
-        wishes.min().filter(|_| self.state == State::Live)
+        wishes.min().filter(|_| self.line.is_live())
     }
 
     /// Says the wishes that have rested long enough.
@@ -143,7 +130,7 @@ impl ServiceClient {
     /// # Errors
     /// [`ServiceFault::Tls`] if TLS can't encrypt them.
     pub fn on_time(&mut self, now: Instant) -> Result<(), ServiceFault> {
-        if self.state != State::Live {
+        if !self.line.is_live() {
             return Ok(());
         }
         let mut due = Vec::new();
@@ -169,47 +156,14 @@ impl ServiceClient {
         now: Instant,
     ) -> Result<Vec<ClientEvent>, ServiceFault> {
         let mut events = Vec::new();
-        while !bytes.is_empty() {
-            if self.state == State::Ended {
-                return Err(ServiceFault::Ended);
+        while let Some(heard) = self.line.hear(&mut bytes)? {
+            match heard {
+                Heard::Authenticated(_) => events.push(ClientEvent::Authenticated),
+                Heard::Message(message) => self.on_message(message, wall, now, &mut events)?,
             }
-            let result = self.take(&mut bytes, wall, now, &mut events);
-            if result.is_err() {
-                self.state = State::Ended;
-            }
-            result?;
-        }
-        Ok(events)
-    }
-
-    fn take(
-        &mut self,
-        bytes: &mut &[u8],
-        wall: SystemTime,
-        now: Instant,
-        events: &mut Vec<ClientEvent>,
-    ) -> Result<(), ServiceFault> {
-        let open = self.tls.read(bytes, &mut self.inbox)?;
-        if self.state == State::Unproved && self.tls.authenticated()?.is_some() {
-            self.state = State::Live;
-            events.push(ClientEvent::Authenticated);
-        }
-        while let Some((message, len)) = Message::take(&self.inbox)? {
-            self.inbox.drain(..len);
-            if !message.kind().goes_down() {
-                return Err(ServiceFault::OutOfTurn {
-                    got: message.kind(),
-                    waiting: "a device process's message",
-                });
-            }
-            self.on_message(message, wall, now, events)?;
         }
         self.on_time(now)?;
-        if open {
-            Ok(())
-        } else {
-            Err(TlsFault::Closed.into())
-        }
+        Ok(events)
     }
 
     fn on_message(
@@ -352,28 +306,18 @@ impl ServiceClient {
     }
 
     fn say(&mut self, pairing: Pairing, content: Content) -> Result<(), ServiceFault> {
-        if self.state != State::Live {
-            return Err(ServiceFault::Ended);
-        }
-        let bytes = self.tls.write(&Message { pairing, content }.to_bytes())?;
-        self.outbox.extend(bytes);
-        Ok(())
+        self.line.say(&Message { pairing, content })
     }
 
     /// The bytes to send since the last call.
     #[must_use]
     pub fn outgoing(&mut self) -> Vec<u8> {
-        let mut bytes = mem::take(&mut self.outbox);
-        bytes.append(&mut self.tls.flush());
-        bytes
+        self.line.outgoing()
     }
 
     /// Ends the session, and gives the last bytes to send.
     #[must_use]
     pub fn farewell(&mut self) -> Vec<u8> {
-        self.state = State::Ended;
-        let mut bytes = mem::take(&mut self.outbox);
-        bytes.append(&mut self.tls.farewell(None));
-        bytes
+        self.line.farewell()
     }
 }
