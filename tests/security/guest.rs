@@ -11,7 +11,7 @@ mod tests {
     use anyhow::{Context as _, Result};
     use serde_json::Value;
     use sivshm_tests::artifacts::Artifacts;
-    use sivshm_tests::attack::{Attack, assert_blocked, attacks};
+    use sivshm_tests::attack::{Attack, attacks};
     use sivshm_tests::deployment::Deployment;
     use sivshm_tests::guest::Image;
     use sivshm_tests::input;
@@ -255,20 +255,9 @@ finish 0"
         }
     }
 
-    /// One test for each attempt: it was made, was refused in exactly the way that is promised, and
-    /// the same operation works where it is granted.
-    macro_rules! blocked {
-        ($($test:ident: $attack:literal)*) => {$(
-            #[test]
-            fn $test() {
-                if let Some(evidence) = evidence() {
-                    assert_blocked(&evidence.attacks, $attack);
-                }
-            }
-        )*}
-    }
-
-    blocked! {
+    // One test for each attempt: it was made, was refused in exactly the way that is promised, and
+    // the same operation works where it is granted.
+    sivshm_tests::blocked! {
         // A process of the service's user, and of others.
         mmap_without_a_grant: "mmap-without-grant"
         mmap_beyond_a_grant: "mmap-beyond-grant"

@@ -11,7 +11,7 @@ mod tests {
     use anyhow::Result;
     use serde_json::Value;
     use sivshm_tests::artifacts::Artifacts;
-    use sivshm_tests::attack::{Attack, assert_blocked, attacks};
+    use sivshm_tests::attack::{Attack, attacks};
     use sivshm_tests::deployment::Deployment;
     use sivshm_tests::guest::Image;
     use sivshm_tests::job::{BOOT_LIMIT, SERVICE_USER};
@@ -160,20 +160,9 @@ finish 0";
         assert_eq!(after.get("good"), Some(&Value::Bool(true)));
     }
 
-    /// One test for each way: it was tried, was refused in exactly the way that is promised, and works
-    /// on something else before the guest is shut.
-    macro_rules! blocked {
-        ($($test:ident: $attack:literal)*) => {$(
-            #[test]
-            fn $test() {
-                if let Some(evidence) = evidence() {
-                    assert_blocked(&evidence.attacks, $attack);
-                }
-            }
-        )*}
-    }
-
-    blocked! {
+    // One test for each way: it was tried, was refused in exactly the way that is promised, and works
+    // on something else before the guest is shut.
+    sivshm_tests::blocked! {
         // The functions.
         unbind: "locked-unbind"
         sysfs_registers: "locked-sysfs-registers"

@@ -127,7 +127,7 @@ finish $?"
         let (told, ended) = wait_channel(partner, "ended", channel, NOTICED_WITHIN)?;
         let took = told.saturating_sub(asked);
         assert!(took < NOTICED_WITHIN, "the writer was told after {took:?}");
-        let why = ended["why"].as_str().unwrap_or_default();
+        let why = ended["what"].as_str().unwrap_or_default();
         assert!(why.contains("revoked by the operator"), "{why}");
         Ok(())
     }

@@ -82,3 +82,17 @@ pub fn assert_blocked(attacks: &[Attack], name: &str) {
         attack.map(ToString::to_string).unwrap_or_default()
     );
 }
+
+/// Tests which assert that an attack was blocked, by the attack's name: each calls `evidence()` of
+/// where it is written, which is none where there are no VMs.
+#[macro_export]
+macro_rules! blocked {
+    ($($test:ident: $attack:literal)*) => {$(
+        #[test]
+        fn $test() {
+            if let Some(evidence) = evidence() {
+                $crate::attack::assert_blocked(&evidence.attacks, $attack);
+            }
+        }
+    )*}
+}

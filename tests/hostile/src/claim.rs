@@ -3,50 +3,22 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
-use sivshm_abi::identity::SpiffeId;
+use rustls::ClientConnection;
 use sivshm_abi::limits::MAX_DATA_BYTES;
-use sivshm_abi::name::ChannelName;
-use sivshm_handshake::service::ALPN;
-use sivshm_handshake::service::wire::{Content, Message, Pairing};
+use sivshm_hostile::papers::{DECIDED_WITHIN, Papers, client, question};
 
 use crate::attempt::errno_of;
 use crate::device::Session;
 use crate::report::Got;
 
-/// Longest time for a claim to be decided: that of a session that says nothing, and half as much
-/// again.
-const DECIDED_WITHIN: Duration = Duration::from_secs(45);
-
-/// Somebody: whoever has proved to be a service is told that there is no such channel.
-const SOMEBODY: &str = "spiffe://any.example/vm/any/svc/any";
-
-/// An SVID with its chain, and its key.
-#[derive(Debug)]
-pub struct Papers {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
-
-impl Papers {
-    /// Reads `PATH.pem` and `PATH.key`.
-    pub fn read(path: &str) -> nix::Result<Self> {
-        let read = |suffix| std::fs::read(format!("{path}.{suffix}")).map_err(errno_of);
-        let (chain, key) = (read("pem")?, read("key")?);
-        let chain = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>();
-        Ok(Self {
-            chain: chain.map_err(|_| Errno::EBADMSG)?,
-            key: PrivateKeyDer::from_pem_slice(&key).map_err(|_| Errno::EBADMSG)?,
-        })
-    }
+/// Reads `PATH.pem` and `PATH.key`.
+pub fn read(path: &str) -> nix::Result<Papers> {
+    let read = |suffix| std::fs::read(format!("{path}.{suffix}")).map_err(errno_of);
+    Papers::from_pem(&read("pem")?, &read("key")?)
 }
 
 /// What a session gets that claims by these papers, or by none, to be the service that its process
@@ -124,78 +96,4 @@ fn flush(tls: &mut ClientConnection, session: &Session) {
     let mut bytes = Vec::new();
     while tls.wants_write() && tls.write_tls(&mut bytes).is_ok() {}
     let _ = (&session.0).write_all(&bytes);
-}
-
-fn question() -> Option<Vec<u8>> {
-    let somebody = SpiffeId::parse(SOMEBODY).ok()?;
-    let pairing = Pairing {
-        channel: ChannelName::new("any").ok()?,
-        reader: somebody,
-    };
-    let content = Content::Want {
-        peer: somebody,
-        integrity: None,
-    };
-    Some(Message { pairing, content }.to_bytes())
-}
-
-fn client(papers: Option<&Papers>) -> Result<ClientConnection, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible));
-    let mut config = match papers {
-        Some(Papers { chain, key }) => {
-            config.with_client_auth_cert(chain.clone(), key.clone_key())?
-        }
-        None => config.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.enable_sni = false;
-    let name = ServerName::try_from("device").map_err(|_| Error::HandshakeNotComplete)?;
-    ClientConnection::new(Arc::new(config), name)
-}
-
-/// Believes everybody.
-#[derive(Debug)]
-struct Gullible;
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let offered = [
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-        ];
-        offered.to_vec()
-    }
 }

@@ -4,13 +4,13 @@
 //! learns of one, and takes up again what has ended, until it is ended itself.
 #![forbid(unsafe_code)]
 
-use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::json;
 use sivshm::{Error, Identity, Open, Reason, RegionReader, RegionWriter, Session};
+use sivshm_hostile::end::{End, event};
 
 /// Time limit of every wait: no test takes as long.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -35,31 +35,9 @@ struct Args {
     writes: Vec<End>,
 }
 
-/// An end of a channel.
-#[derive(Clone, Debug)]
-struct End {
-    channel: String,
-    peer: String,
-}
-
-impl FromStr for End {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (channel, peer) = text
-            .split_once('=')
-            .ok_or("this is not CHANNEL=VM/SERVICE")?;
-        Ok(Self {
-            channel: channel.to_owned(),
-            peer: peer.to_owned(),
-        })
-    }
-}
-
-impl End {
-    fn options(&self) -> Open {
-        Open::new().peer(self.peer.as_str()).timeout(NEVER)
-    }
+fn options(end: &End) -> Open {
+    let open = Open::new().timeout(NEVER);
+    end.peers.iter().fold(open, |open, peer| open.peer(peer))
 }
 
 fn main() -> Result<(), Error> {
@@ -86,7 +64,7 @@ fn report(channel: &str, ended: Result<Never, Error>) {
 
 fn read(session: &Session, end: &End) -> Result<Never, Error> {
     let channel = end.channel.as_str();
-    let mut end = session.region_reader(channel, &end.options())?;
+    let mut end = session.region_reader(channel, &options(end))?;
     loop {
         event("opened", channel, &json!(format!("{:016x}", end.epoch())));
         let error = read_all(&mut end, channel);
@@ -110,7 +88,7 @@ fn read_all(end: &mut RegionReader, channel: &str) -> Error {
 
 fn write(session: &Session, end: &End) -> Result<Never, Error> {
     let channel = end.channel.as_str();
-    let mut end = session.region_writer(channel, &end.options())?;
+    let mut end = session.region_writer(channel, &options(end))?;
     loop {
         event("opened", channel, &json!(format!("{:016x}", end.epoch())));
         let error = greet(&mut end);
@@ -141,12 +119,4 @@ fn ended(channel: &str, error: Error) -> Result<(), Error> {
         }
         error => Err(error),
     }
-}
-
-/// A service that can't print has nothing to say; its test then misses the event.
-fn event(name: &str, channel: &str, what: &Value) {
-    println!(
-        "{}",
-        json!({ "event": name, "channel": channel, "what": what })
-    );
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::json;
 use sivshm::{Error, Identity, Open, Session};
+use sivshm_hostile::end::{End, event};
 
 /// Time limit of every wait: no test takes as long.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -23,32 +24,17 @@ struct Args {
     #[arg(long, value_name = "SERVICE")]
     identity: String,
     /// A channel to read and who writes it; may be repeated
-    #[arg(long, value_name = "CHANNEL=VM/SERVICE", value_parser = end)]
+    #[arg(long, value_name = "CHANNEL=VM/SERVICE")]
     reads: Vec<End>,
     /// A channel to write and who reads it; may be repeated
-    #[arg(long, value_name = "CHANNEL=VM/SERVICE", value_parser = end)]
+    #[arg(long, value_name = "CHANNEL=VM/SERVICE")]
     writes: Vec<End>,
-}
-
-/// A channel, and who is at its other end.
-#[derive(Clone, Debug)]
-struct End {
-    channel: String,
-    peer: String,
-}
-
-fn end(text: &str) -> Result<End, &'static str> {
-    let (channel, peer) = text.split_once('=').ok_or("there is no `=`")?;
-    Ok(End {
-        channel: channel.to_owned(),
-        peer: peer.to_owned(),
-    })
 }
 
 fn main() -> Result<(), Error> {
     let args = Args::parse();
     let session = Session::open(&Identity::named(&args.identity)?)?;
-    println!("{}", json!({ "event": "partner" }));
+    event("partner", "", &json!(""));
     thread::scope(|scope| {
         for end in &args.reads {
             scope.spawn(|| keep(end, |options| read(&session, end, options)));
@@ -62,31 +48,23 @@ fn main() -> Result<(), Error> {
 
 /// Opens and uses an end again and again, until it can't be opened, and says how each use ended.
 fn keep(end: &End, use_it: impl Fn(&Open) -> Result<Error, Error>) {
-    let options = Open::new().peer(&end.peer).timeout(NEVER);
+    let open = Open::new().timeout(NEVER);
+    let options = end.peers.iter().fold(open, |open, peer| open.peer(peer));
     loop {
         let (name, why) = match use_it(&options) {
             Ok(why) => ("ended", why),
             Err(why) => ("lost", why),
         };
-        event(name, end, &why.to_string());
+        event(name, &end.channel, &json!(why.to_string()));
         if name == "lost" {
             return;
         }
     }
 }
 
-/// A service that can't print has nothing to say; its test then misses the event.
-fn event(name: &str, end: &End, why: &str) {
-    let channel = &end.channel;
-    println!(
-        "{}",
-        json!({ "event": name, "channel": channel, "why": why })
-    );
-}
-
 fn read(session: &Session, end: &End, options: &Open) -> Result<Error, Error> {
     let mut reader = session.region_reader(&end.channel, options)?;
-    event("opened", end, "");
+    event("opened", &end.channel, &json!(""));
     let mut next = || {
         let message = reader.wait(NEVER)?;
         reader.acknowledge(message)
@@ -100,7 +78,7 @@ fn read(session: &Session, end: &End, options: &Open) -> Result<Error, Error> {
 
 fn write(session: &Session, end: &End, options: &Open) -> Result<Error, Error> {
     let mut writer = session.region_writer(&end.channel, options)?;
-    event("opened", end, "");
+    event("opened", &end.channel, &json!(""));
     Ok(loop {
         if let Err(error) = writer.write(GREETING, NEVER) {
             break error;

@@ -4,15 +4,15 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error as _;
-use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::json;
 use sivshm::{
     Channel, Error, Identity, Integrity, Open, Reason, RegionReader, RegionWriter, Session,
 };
+use sivshm_hostile::end::{End, event};
 
 /// Pause after each message of a writer: tests want to see that data flows, not how fast.
 const PACE: Duration = Duration::from_millis(20);
@@ -47,27 +47,6 @@ struct Args {
 enum Suite {
     Crc32c,
     Aead,
-}
-
-/// An end of a channel.
-#[derive(Clone, Debug)]
-struct End {
-    channel: String,
-    peers: Vec<String>,
-}
-
-impl FromStr for End {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (channel, peers) = text
-            .split_once('=')
-            .ok_or("this is not CHANNEL=VM/SERVICE")?;
-        Ok(Self {
-            channel: channel.to_owned(),
-            peers: peers.split(',').map(str::to_owned).collect(),
-        })
-    }
 }
 
 impl Args {
@@ -209,12 +188,4 @@ fn failed(channel: &str, error: &Error) {
 
 fn source(error: &Error) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
-}
-
-/// A service that can't print has nothing to say; its test then misses the event.
-fn event(name: &str, channel: &str, what: &Value) {
-    println!(
-        "{}",
-        json!({ "event": name, "channel": channel, "what": what })
-    );
 }

@@ -8,9 +8,10 @@ use sivshm_abi::frame::Reason;
 use sivshm_handshake::service::wire::{RefusalReason, Role};
 
 use crate::attempt::{attempt_as, ended, errno_of, probe_as, spawn_probe_as};
-use crate::claim::{Papers, claim, say};
+use crate::claim::{self, claim, say};
 use crate::report::{Got, attack};
 use crate::service::{PARTNER, wish};
+use sivshm_hostile::papers::Papers;
 
 use super::executables;
 use super::{NEIGHBOUR, PINNED, SERVICE, STRANGER};
@@ -33,7 +34,7 @@ const GARBAGE: &[u8] = &[0x55; 64];
 pub fn run() {
     let unproved = Got::Closed(Reason::Unproved);
     let no_service = Got::Closed(Reason::NoService);
-    let with = |uid, path: &str| match Papers::read(path) {
+    let with = |uid, path: &str| match claim::read(path) {
         Ok(papers) => probe_as(uid, || claim(Some(&papers))),
         Err(errno) => Got::Errno(errno),
     };
@@ -131,8 +132,8 @@ pub fn run() {
 /// kernel and the keys of its services. Its VM is a worker of a job.
 pub fn become_another() {
     let mapper = ("manager", "mapper");
-    let own = Papers::read(&format!("{KEYS}/reducer"));
-    let forged = Papers::read("/etc/sivshm/forged");
+    let own = claim::read(&format!("{KEYS}/reducer"));
+    let forged = claim::read("/etc/sivshm/forged");
     let claim = |papers: &nix::Result<Papers>| match papers {
         Ok(papers) => probe_as(SERVICE, || claim(Some(papers))),
         Err(errno) => Got::Errno(*errno),

@@ -8,10 +8,10 @@ use nix::errno::Errno;
 use serde_json::json;
 use sivshm_abi::frame::{Facts, Payload, Reason};
 use sivshm_handshake::service::ClientEvent;
+use sivshm_hostile::end::{End, event};
 
 use crate::line::{Heard, Inherited, Line};
 use crate::member::{Member, credentials, want};
-use crate::{End, event};
 
 /// Longest wait for an answer before the next attempt.
 const PATIENCE: Duration = Duration::from_millis(1);

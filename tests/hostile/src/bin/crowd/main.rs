@@ -11,12 +11,10 @@ mod flood;
 mod line;
 mod member;
 
-use std::str::FromStr;
-
 use clap::{Parser, Subcommand};
 use nix::errno::Errno;
-use serde_json::{Value, json};
 use sivshm_abi::frame::Facts;
+use sivshm_hostile::end::End;
 
 /// Open sessions and prove what can be proved.
 #[derive(Debug, Parser)]
@@ -50,29 +48,6 @@ enum Deed {
     Sessions,
 }
 
-/// An end of a channel.
-#[derive(Clone, Debug)]
-struct End {
-    channel: String,
-    vm: String,
-    service: String,
-}
-
-impl FromStr for End {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "this is not CHANNEL=VM/SERVICE";
-        let (channel, peer) = text.split_once('=').ok_or(wrong)?;
-        let (vm, service) = peer.split_once('/').ok_or(wrong)?;
-        Ok(Self {
-            channel: channel.to_owned(),
-            vm: vm.to_owned(),
-            service: service.to_owned(),
-        })
-    }
-}
-
 fn main() -> nix::Result<()> {
     let args = Args::parse();
     let facts = Facts {
@@ -87,22 +62,14 @@ fn main() -> nix::Result<()> {
         Deed::Claim { nothing } => {
             let papers = match nothing {
                 true => None,
-                false => Some(claim::Papers::read(&inherited)?),
+                false => Some(claim::read(&inherited)?),
             };
-            claim::claim(&mut line, facts, papers)
+            claim::claim(&mut line, facts, papers.as_ref())
         }
         Deed::Race { writes } => member::race(&mut line, facts, &inherited, &writes),
         Deed::Wants { writes } => match flood::wants(&mut line, facts, &inherited, &writes)? {},
         Deed::Sessions => match flood::sessions(&mut line, facts, &inherited)? {},
     }
-}
-
-/// Says what came of it; a test misses the event of a program that can't print.
-fn event(name: &str, channel: &str, what: &Value) {
-    println!(
-        "{}",
-        json!({ "event": name, "channel": channel, "what": what })
-    );
 }
 
 /// The error number of a system call that failed, or of what can't be.

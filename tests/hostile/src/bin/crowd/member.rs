@@ -12,10 +12,10 @@ use sivshm_abi::name::{ChannelName, ServiceName, VmName};
 use sivshm_handshake::Credentials;
 use sivshm_handshake::service::wire::Role;
 use sivshm_handshake::service::{ClientEvent, ServiceClient, Stage, Want};
+use sivshm_hostile::end::{End, event};
 use zeroize::Zeroizing;
 
 use crate::line::{Heard, Inherited, Line};
-use crate::{End, event};
 
 /// Longest time for anything that a device process does at once, on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -31,8 +31,10 @@ pub fn credentials(inherited: &Inherited) -> nix::Result<Credentials> {
 /// The end of a channel that `own` wants to write.
 pub fn want(own: SpiffeId, end: &End) -> nix::Result<Want> {
     let no_name = |_| Errno::EINVAL;
-    let vm = VmName::new(&end.vm).map_err(no_name)?;
-    let service = ServiceName::new(&end.service).map_err(no_name)?;
+    let peer = end.peers.first().and_then(|peer| peer.split_once('/'));
+    let (vm, service) = peer.ok_or(Errno::EINVAL)?;
+    let vm = VmName::new(vm).map_err(no_name)?;
+    let service = ServiceName::new(service).map_err(no_name)?;
     Ok(Want {
         channel: ChannelName::new(&end.channel).map_err(no_name)?,
         peer: SpiffeId {
