@@ -15,6 +15,7 @@ use sivshm_abi::name::{TrustDomain, VmName};
 use webpki::KeyUsage;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::edition::EditionFault;
 use crate::identity::{self, IdentityFault, Party};
 use crate::known::Known;
 use crate::limits::{MAX_CHAIN_CERTIFICATES, MAX_CRLS, MAX_TRUST_ANCHORS};
@@ -46,6 +47,9 @@ pub enum CredentialError {
     /// The revocation lists can't be read.
     #[error("host: the revocation lists are not 1 to {MAX_CRLS} X.509 CRLs in PEM")]
     Crl,
+    /// The revocation lists can't take the place of those in force.
+    #[error(transparent)]
+    Edition(#[from] EditionFault),
     /// The own SVID would be refused by every peer.
     #[error("host: every peer would refuse this SVID as follows: {0}")]
     Svid(#[source] IdentityFault),
@@ -139,10 +143,23 @@ impl Credentials {
     /// on a party is believed only if they cover every issuer of its chain, the own one included.
     ///
     /// # Errors
-    /// [`CredentialError::Crl`] if they can't be read, [`CredentialError::Svid`] if by them the own
-    /// SVID is withdrawn, or its status unknown at `wall`.
+    /// [`CredentialError::Crl`] if they can't be read, [`CredentialError::Edition`] if there are two
+    /// of an issuer, [`CredentialError::Svid`] if by them the own SVID is withdrawn, or its status
+    /// unknown at `wall`.
     pub fn with_crl(&self, pem: &[u8], wall: SystemTime) -> Result<Self, CredentialError> {
-        let trust = self.trust.with_crls(pem).ok_or(CredentialError::Crl)?;
+        self.trusting(self.trust.with_crls(pem)?, wall)
+    }
+
+    /// As [`Self::with_crl`], for lists that take the place of those that these credentials have.
+    ///
+    /// # Errors
+    /// As [`Self::with_crl`]; also [`CredentialError::Edition`] if one of them is older than a list
+    /// of the same issuer that these credentials have, or have had.
+    pub fn with_newer_crl(&self, pem: &[u8], wall: SystemTime) -> Result<Self, CredentialError> {
+        self.trusting(self.trust.with_crls(pem)?.after(&self.trust)?, wall)
+    }
+
+    fn trusting(&self, trust: Trust, wall: SystemTime) -> Result<Self, CredentialError> {
         let not_after = judge(self.id, &self.certified.cert, &trust, wall)?;
         Ok(Self {
             trust,

@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 mod credentials;
+mod edition;
 mod identity;
 mod known;
 pub mod limits;
@@ -72,6 +73,7 @@ mod verifier;
 pub mod wire;
 
 pub use credentials::{CredentialError, Credentials};
+pub use edition::{EditionFault, Mark};
 pub use identity::{IdentityFault, Other, Party};
 pub use link::LinkId;
 pub use peer::{Action, Established, PeerHandshake};

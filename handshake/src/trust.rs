@@ -13,6 +13,8 @@ use webpki::{
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use crate::credentials::CredentialError;
+use crate::edition::{EditionFault, Editions};
 use crate::limits::{MAX_CRLS, MAX_TRUST_ANCHORS};
 use crate::tls::SIGNATURES;
 
@@ -22,6 +24,8 @@ pub(crate) struct Trust {
     roots: Arc<[TrustAnchor<'static>]>,
     /// Empty: revocation is not looked at.
     crls: Arc<[CertRevocationList<'static>]>,
+    /// What tells these lists from older ones.
+    editions: Editions,
     /// The first moment at which one of them is too old.
     next_update: Option<SystemTime>,
 }
@@ -38,29 +42,38 @@ impl Trust {
             .then(|| Self {
                 roots,
                 crls: Arc::default(),
+                editions: Editions::default(),
                 next_update: None,
             })
     }
 
-    /// The same roots with these revocation lists; none under the conditions of
-    /// [`Self::from_bundle`].
-    pub(crate) fn with_crls(&self, pem: &[u8]) -> Option<Self> {
-        let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
-            .collect::<Result<_, _>>()
-            .ok()?;
-        let crls = lists
-            .iter()
-            .map(|list| {
-                let crl = BorrowedCertRevocationList::from_der(list).ok()?;
-                Some(CertRevocationList::Owned(crl.to_owned().ok()?))
-            })
-            .collect::<Option<Arc<[_]>>>()?;
-        let ends: Vec<_> = lists.iter().map(|list| end(list)).collect::<Option<_>>()?;
-        (1..=MAX_CRLS).contains(&crls.len()).then(|| Self {
+    /// The same roots with these revocation lists, at most one of each issuer.
+    pub(crate) fn with_crls(&self, pem: &[u8]) -> Result<Self, CredentialError> {
+        let lists =
+            CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+        let lists = lists.map_err(|_| CredentialError::Crl)?;
+        if !(1..=MAX_CRLS).contains(&lists.len()) {
+            return Err(CredentialError::Crl);
+        }
+        let (mut crls, mut editions, mut next_update) = (Vec::new(), Editions::default(), None);
+        for list in &lists {
+            let (crl, parsed, end) = read(list).ok_or(CredentialError::Crl)?;
+            crls.push(crl);
+            editions.add(&parsed)?;
+            next_update = next_update.into_iter().chain([end]).min();
+        }
+        Ok(Self {
             roots: Arc::clone(&self.roots),
-            crls,
-            next_update: ends.into_iter().min(),
+            crls: crls.into(),
+            editions,
+            next_update,
         })
+    }
+
+    /// These roots and lists, if none of the lists is older than one that was there before.
+    pub(crate) fn after(self, before: &Self) -> Result<Self, EditionFault> {
+        let editions = before.editions.followed_by(self.editions)?;
+        Ok(Self { editions, ..self })
     }
 
     /// The first moment at which a revocation list is too old; none if there are no lists.
@@ -99,9 +112,17 @@ impl Trust {
     }
 }
 
-/// When there must be a newer revocation list.
-fn end(list: &[u8]) -> Option<SystemTime> {
-    let (_, list) = CertificateRevocationList::from_der(list).ok()?;
-    let end = u64::try_from(list.next_update()?.timestamp()).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end))
+/// A revocation list as it is verified by, what else it says, and when there must be a newer one.
+fn read(
+    der: &[u8],
+) -> Option<(
+    CertRevocationList<'static>,
+    CertificateRevocationList<'_>,
+    SystemTime,
+)> {
+    let crl = BorrowedCertRevocationList::from_der(der).ok()?;
+    let (_, parsed) = CertificateRevocationList::from_der(der).ok()?;
+    let end = u64::try_from(parsed.next_update()?.timestamp()).ok()?;
+    let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end))?;
+    Some((CertRevocationList::Owned(crl.to_owned().ok()?), parsed, end))
 }

@@ -92,7 +92,7 @@ impl Leaf {
 /// Serial number of every intermediate.
 pub(crate) const INTERMEDIATE: u64 = 1 << 40;
 
-fn crl(issuer: &Issuer<'_, KeyPair>, serials: &[u64], days: i64) -> String {
+fn crl(issuer: &Issuer<'_, KeyPair>, number: u64, serials: &[u64], days: i64) -> String {
     let at = |days| OffsetDateTime::from_unix_timestamp(NOW + days * DAY).unwrap();
     let revoked = serials.iter().map(|serial| RevokedCertParams {
         serial_number: SerialNumber::from(*serial),
@@ -103,7 +103,7 @@ fn crl(issuer: &Issuer<'_, KeyPair>, serials: &[u64], days: i64) -> String {
     let params = CertificateRevocationListParams {
         this_update: at(-2),
         next_update: at(days),
-        crl_number: SerialNumber::from(1),
+        crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
         revoked_certs: revoked.collect(),
         key_identifier_method: KeyIdMethod::Sha256,
@@ -153,13 +153,18 @@ impl Ca {
 
     /// The root's revocation list and the intermediate's, good for so many days from now.
     pub(crate) fn crls(&self, intermediates: &[u64], leaves: &[u64], days: i64) -> String {
-        let root = crl(&self.root_issuer, intermediates, days);
+        let root = crl(&self.root_issuer, 1, intermediates, days);
         root + &self.crl(leaves, days)
+    }
+
+    /// The root's revocation list, and that of the intermediate with a number.
+    pub(crate) fn edition(&self, number: u64, leaves: &[u64]) -> String {
+        crl(&self.root_issuer, 1, &[], 1) + &crl(&self.issuer, number, leaves, 1)
     }
 
     /// The intermediate's alone.
     pub(crate) fn crl(&self, leaves: &[u64], days: i64) -> String {
-        crl(&self.issuer, leaves, days)
+        crl(&self.issuer, 1, leaves, days)
     }
 
     /// Credentials of an honest service.
