@@ -37,8 +37,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// - What the policy adds is named, and comes with the next `sivshm down` and `sivshm up`.
 ///
 /// The new policy's serial number counts from then on: it must be at least the one in use, and is
-/// counted up with every change. If the policy has errors, or is older than the one in use,
-/// nothing changes anywhere. A device process that is started again later starts with the new
+/// counted up with every change. If the policy has errors, or it or a revocation list is older than
+/// the one in use, nothing changes anywhere. A device process that is started again later starts with the new
 /// policy.
 ///
 /// SIGHUP to `sivshm up` does the same and logs what came of it.
@@ -169,7 +169,8 @@ fn newer_policy(layout: &Layout, path: &Path) -> Outcome<(String, u64)> {
     Ok((text, newer.serial))
 }
 
-/// The revocation list's text; its signatures and times are the device processes' to judge.
+/// The revocation list's text; its signatures, times and numbers are the device processes' to judge,
+/// who know which one is in force.
 fn revocation_list(path: &Path) -> Outcome<String> {
     let on = || Failure::on("read the revocation list", path);
     let mut text = String::new();

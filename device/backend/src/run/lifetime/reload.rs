@@ -22,6 +22,29 @@ const MAX_REASON_CHARS: usize = 4096;
 /// Most things that a restart would bring about and that are named; the others are counted.
 const MAX_NAMED: usize = 64;
 
+/// Why a reload changes nothing.
+struct Refused {
+    blame: Blame,
+    reason: String,
+}
+
+impl Refused {
+    fn policy(reason: impl ToString) -> Self {
+        Self {
+            blame: Blame::Policy,
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Whoever hands out revocation lists is to blame.
+    fn lists(reason: impl ToString) -> Self {
+        Self {
+            blame: Blame::Host,
+            reason: reason.to_string(),
+        }
+    }
+}
+
 /// A reload that was judged and may come into force.
 struct Judged {
     narrowing: Narrowing,
@@ -43,7 +66,7 @@ impl EventLoop<'_> {
             credentials,
         } = match self.judge_reload(policy, crl) {
             Ok(judged) => judged,
-            Err(reason) => return self.refuse_reload(who, &reason),
+            Err(refused) => return self.refuse_reload(who, &refused),
         };
         self.audit.record(Entry {
             event: Event::Admin,
@@ -80,31 +103,30 @@ impl EventLoop<'_> {
         }))
     }
 
-    /// Whether both may come into force; in words why not.
-    fn judge_reload(&self, policy: &str, crl: &str) -> Result<Judged, String> {
-        for (text, most, what) in [
-            (policy, MAX_RELOAD_POLICY_BYTES, "policy"),
-            (crl, MAX_RELOAD_CRL_BYTES, "revocation list"),
-        ] {
-            if text.len() > most {
-                return Err(format!(
-                    "a {what} of more than {most} bytes needs a restart"
-                ));
-            }
+    /// Whether both may come into force; if not, why.
+    fn judge_reload(&self, policy: &str, crl: &str) -> Result<Judged, Refused> {
+        let too_long = |what, most| format!("a {what} of more than {most} bytes needs a restart");
+        if policy.len() > MAX_RELOAD_POLICY_BYTES {
+            let reason = too_long("policy", MAX_RELOAD_POLICY_BYTES);
+            return Err(Refused::policy(reason));
         }
-        let newer = sivshm_policy::compile("the policy", policy).map_err(|e| e.to_string())?;
+        if crl.len() > MAX_RELOAD_CRL_BYTES {
+            let reason = too_long("revocation list", MAX_RELOAD_CRL_BYTES);
+            return Err(Refused::lists(reason));
+        }
+        let newer = sivshm_policy::compile("the policy", policy).map_err(Refused::policy)?;
         let last = self.held.in_force.borrow().clone();
         let in_order = last
             .narrowing
             .map_or(Ok(()), |last| last.followed_by(&newer));
         let narrowing = in_order.and_then(|()| self.held.plan.narrowed_by(&newer));
-        let narrowing = narrowing.map_err(|error| error.to_string())?;
+        let narrowing = narrowing.map_err(Refused::policy)?;
         let wall = self.held.clock.wall();
-        let credentials = match last.credentials.with_crl(crl.as_bytes(), wall) {
+        let credentials = match last.credentials.with_newer_crl(crl.as_bytes(), wall) {
             Ok(credentials) => Ok(credentials),
             Err(CredentialError::Svid(IdentityFault::Revoked)) => Err(Reason::Withdrawn),
             Err(CredentialError::Svid(IdentityFault::Expired)) => Err(Reason::Expired),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(Refused::lists(error)),
         };
         Ok(Judged {
             narrowing,
@@ -116,12 +138,13 @@ impl EventLoop<'_> {
         self.held.in_force.borrow_mut()
     }
 
-    fn refuse_reload(&mut self, who: &str, reason: &str) -> Result<AdminAnswer, RunError> {
-        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+    fn refuse_reload(&mut self, who: &str, refused: &Refused) -> Result<AdminAnswer, RunError> {
+        let reason = refused.reason.chars();
+        let reason: String = reason.take(MAX_REASON_CHARS).collect();
         self.audit.record(Entry {
             event: Event::Admin,
             decision: Decision::Deny,
-            blame: Blame::Policy,
+            blame: refused.blame,
             who,
             what: "reload of the policy and the revocation list",
             reason: &reason,

@@ -231,6 +231,46 @@ fn a_reload_that_can_not_be_changes_nothing() {
     assert_eq!((again.pairings, again.ended.len()), (0, 0));
 }
 
+/// A list that was there before would bring back what a later one has withdrawn.
+#[test]
+fn a_reload_with_an_older_revocation_list_changes_nothing() {
+    let mut world = Open::new(Host::new());
+    let old = world.crl();
+    let newer = world.without(service("b", "answer"));
+    world.reloaded("b", &policy(1, true), &newer);
+    world.until(|_, b| b.session(8).closed.is_some());
+
+    let AdminAnswer::Refused { reason } = world.reload("b", &policy(2, false), &old) else {
+        panic!("an older list was taken");
+    };
+    let numbers = "has number 1, which is older than number 2 in force";
+    assert!(
+        reason.starts_with("host: ") && reason.contains(numbers),
+        "{reason}"
+    );
+    let audit = world.host.audit("b");
+    let refused = audit.last().unwrap();
+    assert_eq!(
+        (&refused["event"], &refused["decision"]),
+        (&"admin".into(), &"deny".into())
+    );
+    assert_eq!(
+        (&refused["blame"], &refused["reason"]),
+        (&"host".into(), &reason.into())
+    );
+    let status = world.status("b");
+    assert_eq!(
+        (status.policy_serial, &status.channels[0].state),
+        (1, &ChannelState::Ready)
+    );
+    world.answerer.open(9, &world.host.identity("b", "answer"));
+    world.until(|_, b| b.session(9).closed.is_some());
+    assert_eq!(world.answerer.session(9).closed, Some(Reason::Unproved));
+
+    // The list in force is no older than itself.
+    world.reloaded("b", &policy(2, false), &newer);
+}
+
 #[test]
 fn a_withdrawn_service_loses_everything_and_does_not_come_back() {
     let mut world = Open::new(Host::new());
