@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod lifetime_ends;
 #[cfg(test)]
+mod lifetime_kills;
+#[cfg(test)]
 mod lifetime_restarts;
 #[cfg(test)]
 mod lifetime_service;

@@ -16,4 +16,5 @@ pub mod job;
 pub mod process;
 pub mod service;
 pub mod siege;
+pub mod tracer;
 pub mod vm;

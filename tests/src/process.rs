@@ -1,6 +1,6 @@
 //! Child processes that end with their handle, and the lines that they print.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -45,9 +45,21 @@ impl Process {
     ///
     /// # Errors
     /// If the program can't be started.
-    pub fn start(name: &str, mut command: Command) -> Result<Self> {
+    pub fn start(name: &str, command: Command) -> Result<Self> {
+        Self::start_with(name, command, Stdio::null())
+    }
+
+    /// The same with an input that [`Self::tell`] writes to.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_listening(name: &str, command: Command) -> Result<Self> {
+        Self::start_with(name, command, Stdio::piped())
+    }
+
+    fn start_with(name: &str, mut command: Command, input: Stdio) -> Result<Self> {
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let started = Instant::now();
@@ -129,25 +141,40 @@ impl Process {
         &mut self,
         what: &str,
         limit: Duration,
-        mut wanted: impl FnMut(&Line) -> Option<T>,
+        wanted: impl FnMut(&Line) -> Option<T>,
     ) -> Result<T> {
+        match self.wait_for_or_end(what, limit, wanted)? {
+            Some(found) => Ok(found),
+            None => bail!("{}: ended without {what}\n{}", self.name, self.tail()),
+        }
+    }
+
+    /// Waits for the first line, seen already or to come, that `wanted` accepts; none if the child
+    /// ends its output first.
+    ///
+    /// # Errors
+    /// If `limit` passes first; the error quotes the last lines.
+    pub fn wait_for_or_end<T>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut wanted: impl FnMut(&Line) -> Option<T>,
+    ) -> Result<Option<T>> {
         if let Some(found) = self.lines.iter().find_map(&mut wanted) {
-            return Ok(found);
+            return Ok(Some(found));
         }
         let deadline = Instant::now() + limit;
         loop {
             match self.next_line(deadline) {
                 Ok(line) => {
                     if let Some(found) = wanted(&line) {
-                        return Ok(found);
+                        return Ok(Some(found));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     bail!("{}: no {what} within {limit:?}\n{}", self.name, self.tail())
                 }
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("{}: ended without {what}\n{}", self.name, self.tail())
-                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
             }
         }
     }
@@ -196,6 +223,16 @@ impl Process {
             .collect()
     }
 
+    /// Tells a child that listens a line.
+    ///
+    /// # Errors
+    /// If it does not listen, or has ended.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut();
+        let input = input.with_context(|| format!("{} does not listen", self.name))?;
+        writeln!(input, "{line}").with_context(|| format!("{} has ended", self.name))
+    }
+
     /// Sends a signal to the child, which is known to be not reaped yet.
     ///
     /// # Errors
@@ -216,7 +253,6 @@ impl Process {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = self.incoming.recv_timeout(left)?;
         if let Some(log) = &mut self.log {
-            use std::io::Write as _;
             // A log that can't be written must not fail the run that it describes.
             let _ = writeln!(log, "{:9.3} {}", line.at.as_secs_f64(), line.text);
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,7 +17,7 @@ use crate::process::{Line, Process};
 /// two cores.
 pub const SERVICE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Pause between two looks at a file: a person does not see it, and others need the processor.
+/// Pause between two looks at a file, or at the status: a person does not see it, and others need the processor.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How a program is started in place of a VM.
@@ -49,6 +50,18 @@ impl<'a> Attached<'a> {
     /// # Errors
     /// If it can't be started.
     pub fn start(&self, deployment: &Deployment, arguments: &[&str]) -> Result<Process> {
+        Process::start(&self.name(), self.command(deployment, arguments))
+    }
+
+    /// The process's name in error messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.vm, self.service)
+    }
+
+    /// The command line that starts the program.
+    #[must_use]
+    pub fn command(&self, deployment: &Deployment, arguments: &[&str]) -> Command {
         let mut command = deployment.run(self.vm);
         command.args(["--attach", "--guest-uid", &self.user.to_string()]);
         command.args(["--service", self.service, "--"]);
@@ -57,7 +70,7 @@ impl<'a> Attached<'a> {
             command.args(["--identity", self.service]);
         }
         command.args(arguments);
-        Process::start(&format!("{}/{}", self.vm, self.service), command)
+        command
     }
 }
 
@@ -99,6 +112,7 @@ pub fn wait_status(
         if Instant::now() >= deadline {
             bail!("the status does not show within {limit:?}: {what}\n{status:#}");
         }
+        std::thread::sleep(LOOK);
     }
 }
 
