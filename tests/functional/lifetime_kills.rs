@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, geteuid, mkfifo};
+use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use sivshm_tests::deployment::Deployment;
 use sivshm_tests::process::Process;
 use sivshm_tests::service::{Attached, SERVICE_LIMIT, grants, pairing, vm, wait_status};
-use sivshm_tests::tracer::{Death, Since, behind_gate};
+use sivshm_tests::tracer::{Death, Since, once_told};
 
 use crate::lifetime_service::{AB, CLEAN_WITHIN, READER, Service, TWO, WRITER, start, up};
 
@@ -126,13 +125,10 @@ impl Kills {
         let command = service.command(&self.deployment, &[self.victim.1]);
         let (death, mut process) = match self.party {
             Party::Service => {
-                let gate = self.deployment.root().join("gate");
-                mkfifo(&gate, Mode::S_IRWXU)?;
-                let process = Process::start(&service.name(), behind_gate(&command, &gate))?;
+                let mut process = Process::start_listening(&service.name(), once_told(&command))?;
                 let shell = Pid::from_raw(i32::try_from(process.id())?);
                 let death = Death::at(shell, SESSION, step)?;
-                fs::write(&gate, "go\n")?;
-                fs::remove_file(&gate)?;
+                process.tell("go")?;
                 (death, process)
             }
             Party::DeviceProcess => {

@@ -17,7 +17,8 @@ use crate::process::{Line, Process};
 /// two cores.
 pub const SERVICE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Pause between two looks at a file, or at the status: a person does not see it, and others need the processor.
+/// Pause between two looks at a file, or at the status: a person does not see it, and others need
+/// the processor.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How a program is started in place of a VM.

@@ -1,6 +1,5 @@
 //! A process that is killed at a step that the test chooses: just before one of its system calls.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -154,14 +153,12 @@ fn unless_killed<T>(outcome: nix::Result<T>) -> nix::Result<Option<T>> {
     }
 }
 
-/// A shell that becomes `command` when something is written to the pipe at `gate`. It executes one
-/// program more than `command` alone.
+/// A shell that becomes `command` when it is told a line. It executes one program more than
+/// `command` alone.
 #[must_use]
-pub fn behind_gate(command: &Command, gate: &Path) -> Command {
+pub fn once_told(command: &Command) -> Command {
     let mut shell = Command::new("sh");
-    shell
-        .args(["-c", r#"read -r _ <"$0" && exec "$@""#])
-        .arg(gate);
+    shell.args(["-c", r#"read -r _ && exec "$@""#, "sh"]);
     shell.arg(command.get_program()).args(command.get_args());
     shell
 }
