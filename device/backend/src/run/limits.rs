@@ -24,8 +24,8 @@ pub const FRAMES_PER_SECOND: u32 = 4096;
 /// every session of a guest that has just started.
 pub const OPENS_AT_ONCE: u32 = 64;
 
-/// The same in a second: every service of a guest may restart in a loop, and each writes at most some
-/// megabytes of audit an hour.
+/// The same in a second: every service of a guest may restart in a loop, and each writes at most 62 MB
+/// of audit an hour (`docs/audit.md`).
 pub const OPENS_PER_SECOND: u32 = 16;
 
 /// Frames that may wait for the guest before no more of its own are read: each `OPEN` that is
@@ -49,7 +49,8 @@ pub const COSTLY_AT_ONCE: u32 = 12;
 pub const COSTLY_PER_PAIRING: u32 = 6;
 
 /// The same in a second: each costs up to four verifications, a quarter of a millisecond together,
-/// so that a flood of one service takes under two percent of a core.
+/// so that a flood of one service takes under two percent of a core. An opening has three of the
+/// writer's, and its records are the greater cost (`docs/audit.md`).
 pub const COSTLY_PER_SECOND: u32 = 64;
 
 /// Bytes that may wait for a session beyond its credit: TLS's own handshake with the longest chains,
