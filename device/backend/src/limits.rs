@@ -55,3 +55,35 @@ pub fn of(plan: &Plan, me: VmIndex, vm: &Vm) -> Limits {
         data,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sivshm_abi::name::VmName;
+
+    const POLICY: &str = r#"
+        version = 1
+        trust_domain = "test.example"
+        serial = 1
+        vm = [{ name = "a" }, { name = "b" }]
+        service = [
+            { vm = "a", name = "s", process = { uid = 1000 } },
+            { vm = "b", name = "s", process = { uid = 1000 } },
+        ]
+        channel = [
+            { name = "c", from = "a/s", to = ["b/s"], kind = "region", size = "64KiB" },
+        ]
+    "#;
+
+    /// In figures, so that one that is raised fails here.
+    #[test]
+    fn a_device_process_has_what_its_plan_needs_and_no_more() {
+        let plan = sivshm_policy::compile("test", POLICY).unwrap();
+        let (me, vm) = plan.vm(VmName::new("a").unwrap()).unwrap();
+        let limits = of(&plan, me, vm);
+        // Its slice and the reader's, the peer's vector, and twice a connection, a doorbell and a slice.
+        assert_eq!(limits.files, 128 + 2 + 7 + 253);
+        assert_eq!(limits.data, (136 << 20) + (256 << 10));
+        assert_eq!(limits.address_space, limits.data + (64 << 20));
+    }
+}

@@ -235,6 +235,8 @@ mod tests {
         };
         let mut client = PortClient::new(here, set_up).unwrap();
         let left = (0..1_000_000).find(|_| client.leave(RingId(9)).is_err());
-        assert!(left.is_some_and(|count| count < MAX_WAITING_BYTES / MESSAGE_BYTES));
+        // The set-up of 255 peers and 256 vectors and eight changes of each peer, less the set-up
+        // here: the figures, not the constant, so that one that is raised fails here.
+        assert_eq!(left, Some(4 + 255 + 256 + 8 * 2 * 255 - 4));
     }
 }

@@ -1,5 +1,7 @@
 //! What a guest can and can't bring about.
 
+mod limits;
+
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
@@ -12,19 +14,14 @@ use sivshm_abi::limits::MAX_SESSIONS;
 use sivshm_abi::name::{ServiceName, TrustDomain, VmName};
 use sivshm_ca::Authority;
 use sivshm_handshake::Credentials;
-use sivshm_handshake::service::wire::{Content, MessageType, Pairing, Role, Terms};
-use sivshm_handshake::service::{ServiceClient, Want};
-use sivshm_handshake::wire::Contract;
+use sivshm_handshake::service::ServiceClient;
+use sivshm_handshake::service::wire::MessageType;
 use sivshm_policy::plan::Plan;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::audit::tests::{lines, log};
-use crate::run::bucket::interval;
-use crate::run::limits::{
-    COSTLY_AT_ONCE, COSTLY_PER_PAIRING, COSTLY_PER_SECOND, MAX_UNPROVED, OPENS_AT_ONCE,
-    OPENS_PER_SECOND, PROOF_WITHIN,
-};
+use crate::run::limits::MAX_UNPROVED;
 
 const POLICY: &str = r#"
     version = 1
@@ -53,9 +50,6 @@ const POLICY: &str = r#"
     kind = "region"
     size = "1MiB"
 "#;
-
-/// Pairings of the mapper.
-const PAIRINGS: u32 = 1;
 
 /// Credentials of the manager's device process and of its services, made once.
 struct Keys {
@@ -110,10 +104,14 @@ struct Manager {
 
 impl Manager {
     fn new() -> Self {
+        Self::with(POLICY)
+    }
+
+    fn with(policy: &str) -> Self {
         let (audit, records) = log();
         let now = Instant::now();
         let mut this = Self {
-            plan: sivshm_policy::compile("test", POLICY).unwrap(),
+            plan: sivshm_policy::compile("test", policy).unwrap(),
             slices: BTreeMap::new(),
             sessions: Sessions::new(Generation(100), now),
             audit,
@@ -267,153 +265,6 @@ fn a_role_is_free_again_when_its_session_has_closed() {
         Some(Said::Closed(SessionId(2)))
     ));
     assert_eq!(manager.prove(3, 1000, &keys().mapper), None);
-}
-
-#[test]
-fn sessions_that_prove_nothing_are_few_and_end() {
-    let mut manager = Manager::new();
-    let most = u32::try_from(MAX_UNPROVED).unwrap();
-    for id in 1..=most + 1 {
-        manager.hear(id, open(1000)).unwrap();
-    }
-    assert_eq!(manager.closed(), [Reason::Flood]);
-    assert_eq!(
-        manager.prove(98, 1001, &keys().idle),
-        None,
-        "another service's are its own"
-    );
-    manager.pass(PROOF_WITHIN);
-    assert_eq!(manager.closed(), vec![Reason::Unproved; MAX_UNPROVED]);
-    assert_eq!(manager.prove(99, 1000, &keys().mapper), None);
-}
-
-#[test]
-fn a_flood_of_opens_is_refused_and_ends() {
-    let mut manager = Manager::new();
-    let mut flood = |uid| {
-        for id in 1..=OPENS_AT_ONCE + 1 {
-            manager.hear(id, open(uid)).unwrap();
-            manager.hear(id, Payload::Close(Reason::Closed)).unwrap();
-        }
-        assert_eq!(manager.closed().last(), Some(&Reason::Flood));
-    };
-    flood(0);
-    flood(1000);
-    manager.hear(98, open(1001)).unwrap();
-    assert!(
-        manager.closed().is_empty(),
-        "the flood is not this service's"
-    );
-    manager.now += interval(OPENS_PER_SECOND);
-    manager.hear(99, open(1000)).unwrap();
-    assert!(
-        manager.closed().is_empty(),
-        "the door is not closed for ever"
-    );
-}
-
-/// A session that says more than it may make us verify is heard later, gets no credit until then,
-/// and takes nothing from another one.
-#[test]
-fn signatures_are_verified_at_a_bounded_rate() {
-    let mut manager = Manager::new();
-    let mut client = ServiceClient::dial(&keys().mapper, SystemTime::now()).unwrap();
-    manager.hear(1, open(1000)).unwrap();
-    assert_eq!(manager.talk(1, &mut client, manager.now), None);
-    let worker = VmName::new("worker").unwrap();
-    let reader = SpiffeId {
-        domain: TrustDomain::new("test.example").unwrap(),
-        subject: Subject::Service(worker, ServiceName::new("reducer").unwrap()),
-    };
-    let (channel, kind) = (manager.plan.channels[0].name, manager.plan.channels[0].kind);
-    let want = Want {
-        channel,
-        peer: reader,
-        role: Role::Writer,
-        integrity: None,
-    };
-    let mut clock = manager.now;
-    client.want(want, clock).unwrap();
-    let terms = Content::Terms(Terms {
-        contract: Contract([0; 32]),
-        serial: 1,
-        kind,
-        slice_generation: Generation(1),
-        host_boot: [0; 16],
-        role: Role::Writer,
-        reader: 0,
-        readers: 1,
-    });
-    let pairing = Pairing { channel, reader };
-    let mut opens = |manager: &mut Manager, count: u32| -> usize {
-        for _ in 0..count {
-            for content in [terms.clone(), Content::End(Reason::OtherEnd)] {
-                let message = Message { pairing, content };
-                manager
-                    .act(|sessions, scope, audit| {
-                        sessions.say(SessionId(1), &message, scope, audit)
-                    })
-                    .unwrap();
-                assert_eq!(manager.talk(1, &mut client, clock), None);
-            }
-            clock += Duration::from_secs(10);
-            client.on_time(clock).unwrap();
-            assert_eq!(manager.talk(1, &mut client, clock), None);
-        }
-        let said = manager.said();
-        said.iter()
-            .filter(|kind| **kind == MessageType::Open)
-            .count()
-    };
-    // Each round is a want and an open, and the first want is made already.
-    let rounds = (COSTLY_AT_ONCE + PAIRINGS * COSTLY_PER_PAIRING) / 2;
-    assert_eq!(opens(&mut manager, rounds), rounds as usize);
-    assert_eq!(opens(&mut manager, 1), 0, "one too many");
-    let next = manager.now + interval(COSTLY_PER_SECOND);
-    assert_eq!(manager.sessions.deadline(), Some(next));
-    assert!(manager.sessions.live[&SessionId(1)].has_more());
-    assert_eq!(manager.prove(2, 1001, &keys().idle), None);
-    manager.pass(interval(COSTLY_PER_SECOND));
-    assert_eq!(manager.said().len(), 1);
-
-    // Another session of the service begins where this one ended.
-    manager.hear(1, Payload::Close(Reason::Closed)).unwrap();
-    let mut again = ServiceClient::dial(&keys().mapper, SystemTime::now()).unwrap();
-    again.want(want, manager.now).unwrap();
-    manager.hear(3, open(1000)).unwrap();
-    assert_eq!(manager.talk(3, &mut again, manager.now), None);
-    assert!(manager.said().is_empty() && manager.sessions.live[&SessionId(3)].has_more());
-}
-
-#[test]
-fn a_service_that_does_not_read_ends() {
-    let mut manager = Manager::new();
-    assert_eq!(manager.prove(1, 1000, &keys().mapper), None);
-    let (channel, reader) = (manager.plan.channels[0].name, keys().mapper.id());
-    let message = Message {
-        pairing: Pairing { channel, reader },
-        content: Content::End(Reason::OtherEnd),
-    };
-    let mut frames = Vec::new();
-    for _ in 0..10_000 {
-        manager
-            .act(|sessions, scope, audit| sessions.say(SessionId(1), &message, scope, audit))
-            .unwrap();
-        frames.extend(manager.take());
-        if !frames.is_empty() && matches!(frames.last(), Some((_, Frame::Control(_)))) {
-            break;
-        }
-    }
-    let close = Frame::Control(Payload::Close(Reason::Flood));
-    assert_eq!(frames.pop(), Some((SessionId(1), close)));
-    let bytes: usize = frames
-        .iter()
-        .map(|(_, frame)| match frame {
-            Frame::Data(bytes) => bytes.len(),
-            Frame::Control(_) => 0,
-        })
-        .sum();
-    assert!(bytes <= sivshm_abi::limits::SESSION_CREDIT_BYTES);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(super) struct Guest {
     /// The VMM's signs of life.
     _connections: [UnixStream; 2],
     pub(super) windows: Vec<OwnedFd>,
-    rings: ControlRings,
+    pub(super) rings: ControlRings,
     kick: OwnedFd,
     pub(super) sessions: BTreeMap<u32, Session>,
     /// Whether revocations are acknowledged.

@@ -3,5 +3,6 @@
 mod devices;
 mod guest;
 mod lifetime;
+mod limits;
 mod pairings;
 mod world;
