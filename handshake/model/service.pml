@@ -71,9 +71,9 @@
 #define IDLE      0
 #define OPENED    1     /* writer: its open is out */
 #define CONFIRMED 2     /* writer: verified the accept, its confirm is out */
-#define INSTALLED 3     /* writer: its device process says installed; the channel is open */
+#define FINISHED  3     /* writer: verified the agreed; the channel is open */
 #define ACCEPTED  4     /* reader: verified the open, its accept is out */
-#define AGREED    5     /* reader: verified the confirm; its device process installs */
+#define AGREED    5     /* reader: verified the confirm, its agreed is out; its device process installs */
 
 typedef Session {
     byte step;
@@ -93,10 +93,11 @@ hidden byte answer;
 
 #define open(i)      session[i].open
 #define accept(i)    session[i].accept
-#define wrote(i)     (session[i].step >= OPENED && session[i].step <= INSTALLED)
-#define confirmed(i) (session[i].step == CONFIRMED || session[i].step == INSTALLED)
+#define wrote(i)     (session[i].step >= OPENED && session[i].step <= FINISHED)
+#define confirmed(i) (session[i].step == CONFIRMED || session[i].step == FINISHED)
 #define accepted(i)  (session[i].step >= ACCEPTED)
-#define finished(i)  (session[i].step == INSTALLED || session[i].step == AGREED)
+#define agreed(i)    (session[i].step == AGREED)
+#define finished(i)  (session[i].step == FINISHED || session[i].step == AGREED)
 #define peer_of(i)   (wrote(i) -> open_reader(open(i)) : open_writer(open(i)))
 #define alive(i)     (session[i].boot == boot)
 /* Sessions of a service are alike: the second starts after the first, and nothing is lost. */
@@ -129,6 +130,13 @@ hidden byte answer;
      (open_fresh(taken) == INTRUDER || SOME(maced_confirm)))
 #endif
 
+#ifdef AGREED_UNPROVED
+#define agreed_comes true
+#else
+#define maced_agreed(i) (agreed(i) && same_open(open(i), taken) && same_accept(accept(i), answer))
+#define agreed_comes    (accept_fresh(answer) == INTRUDER || SOME(maced_agreed))
+#endif
+
 /* What must hold when session `me` has the channel open with a peer whose key is its own. */
 #define here(i)       (owner(i) == peer && session[i].boot == session[me].boot)
 #define named(i)      (open_channel(open(i)) == open_channel(open(me)) && \
@@ -136,6 +144,7 @@ hidden byte answer;
                        open_reader(open(i)) == open_reader(open(me)))
 #define consents(i)   (here(i) && session[i].step != IDLE && wrote(i) != wrote(me) && named(i))
 #define has_accepted(i) (here(i) && accepted(i) && open(i) == open(me) && accept(i) == accept(me))
+#define has_agreed(i)   (has_accepted(i) && agreed(i))
 #ifdef NO_CONFIRM       /* without it, ask no more than that the writer opened */
 #define has_confirmed(i) (here(i) && wrote(i) && open(i) == open(me))
 #else
@@ -143,7 +152,6 @@ hidden byte answer;
 #endif
 #define used_twice(i) ((i) != me && finished(i) && owner(i) == owner(me) && \
                        wrote(i) == wrote(me) && open(i) == open(me))
-#define ends_well(i)  (has_accepted(i) && session[i].step == AGREED)
 #define theirs        (wrote(me) -> accept_fresh(accept(me)) : open_fresh(open(me)))
 
 #define say(words) \
@@ -158,7 +166,7 @@ hidden byte answer;
 
 inline judge() {
 #ifdef COMPLETES            /* no promise: shows that the model lets an exchange end at all */
-    must(!wrote(me) || !SOME(ends_well), "(as it has to be) both ends have the channel open\n");
+    must(!wrote(me) || !SOME(has_agreed), "(as it has to be) both ends have the channel open\n");
 #endif
     if
     :: stolen == peer
@@ -166,6 +174,7 @@ inline judge() {
         must(theirs != INTRUDER, "the intruder has the channel's keys\n");
         must(!honest(me) || SOME(consents), "a grant is installed without the peer's consent in this boot\n");
         must(!wrote(me) || SOME(has_accepted), "the writer finished and no reader accepted the same in this boot\n");
+        must(!wrote(me) || SOME(has_agreed), "the writer finished and no reader has verified its confirm\n");
         must(wrote(me) || SOME(has_confirmed), "the reader finished and no writer agreed to the same in this boot\n");
         must(!SOME(used_twice), "one open made two channels\n")
     fi
@@ -217,9 +226,14 @@ end:
             say("verifies an accept of %c as by %c and confirms it\n")
         :: else
         fi }
-    :: atomic { session[me].step == CONFIRMED && alive(me) ->   /* anybody can say installed */
-        session[me].step = INSTALLED; peer = peer_of(me);
-        say("has %c open with %c\n"); judge() }
+    :: atomic { session[me].step == CONFIRMED && alive(me) ->   /* agreed taken */
+        taken = open(me); answer = accept(me); peer = peer_of(me);
+        if
+        :: agreed_comes ->
+            session[me].step = FINISHED;
+            say("has %c open with %c\n"); judge()
+        :: else
+        fi }
     :: atomic { session[me].step == ACCEPTED && alive(me) ->    /* confirm taken, agreed, installed */
         taken = open(me); answer = accept(me); peer = peer_of(me);
         if

@@ -33,12 +33,14 @@ mod tests {
 
     #[test]
     fn every_signed_field_is_modelled() {
-        let fields = ["open", "accept", "confirm"].into_iter().flat_map(|body| {
-            let article = if body == "confirm" { "a" } else { "an" };
-            let rows = table(DOCUMENT, &format!("### Body of {article} {body}"));
-            rows.into_iter()
-                .map(move |row| (body.to_owned(), row[0].clone()))
-        });
+        let fields = ["open", "accept", "confirm", "agreed"]
+            .into_iter()
+            .flat_map(|body| {
+                let article = if body == "confirm" { "a" } else { "an" };
+                let rows = table(DOCUMENT, &format!("### Body of {article} {body}"));
+                rows.into_iter()
+                    .map(move |row| (body.to_owned(), row[0].clone()))
+            });
         let modelled = table(README, "### Signed fields");
         let modelled = modelled.into_iter().map(|row| {
             let [body, field, _] = row.try_into().unwrap();

@@ -9,8 +9,8 @@ mod tests {
     use sivshm_handshake::service::ALPN;
     use sivshm_handshake::service::limits::LIMITS;
     use sivshm_handshake::service::wire::{
-        AcceptBody, ConfirmBody, Content, Hash, MESSAGE_TYPES, Message, OpenBody, Pairing,
-        RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal, Terms,
+        AcceptBody, Agreed, AgreedBody, ConfirmBody, Content, Hash, MESSAGE_TYPES, Message,
+        OpenBody, Pairing, RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal, Terms,
     };
     use sivshm_handshake::wire::Contract;
     use sivshm_tests::document::{below, plain_rows};
@@ -246,6 +246,24 @@ mod tests {
             ],
         );
         assert_eq!(confirm.to_bytes(), expected);
+
+        let expected = laid_out(
+            "### Body of an agreed",
+            &[
+                ("label", &text("sivshm-service/1 agreed")),
+                ("confirm", &[1; 32]),
+            ],
+        );
+        assert_eq!(agreed([1; 32]).body.to_bytes(), expected);
+    }
+
+    fn agreed(confirm: [u8; 32]) -> Agreed {
+        Agreed {
+            body: AgreedBody {
+                confirm: Hash(confirm),
+            },
+            mac: [9; 32],
+        }
     }
 
     #[test]
@@ -256,7 +274,9 @@ mod tests {
         let expected = |code: u8| [text(WRITER), vec![code]].concat();
         assert_eq!(want(None), framed(1, &expected(255)));
         assert_eq!(want(Some(Integrity::Aead)), framed(1, &expected(2)));
-        assert_eq!(said(Content::Agreed(Hash([7; 32]))), framed(6, &[7; 32]));
+        let agreed = agreed([7; 32]);
+        let expected = [agreed.body.to_bytes(), vec![9; 32]].concat();
+        assert_eq!(said(Content::Agreed(agreed)), framed(6, &expected));
         assert_eq!(said(Content::Installed(Hash([8; 32]))), framed(7, &[8; 32]));
         let refusal = ServiceRefusal {
             by: id("spiffe://car.example/vm/b/device"),

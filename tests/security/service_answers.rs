@@ -3,7 +3,9 @@
 
 use sivshm_abi::frame::Reason;
 use sivshm_handshake::service::Opened;
-use sivshm_handshake::service::wire::{Accept, Content, Hash, RefusalReason, ServiceRefusal};
+use sivshm_handshake::service::wire::{
+    Accept, Agreed, AgreedBody, Content, Hash, RefusalReason, ServiceRefusal,
+};
 
 use crate::support::identity::{Signer, Svid};
 use crate::support::liar::{service_id, victim_device};
@@ -199,6 +201,65 @@ fn false_confirms() {
 }
 
 #[test]
+fn false_agreements() {
+    let Some(scene) = scene() else { return };
+    let mut stage = Stage::new(&scene);
+    let body = AgreedBody {
+        confirm: Hash([0; 32]),
+    };
+    let nothing = Agreed { body, mac: [0; 32] };
+    let out_of_turn = "`agreed` came when something else was awaited";
+
+    // Without any exchange, before it is complete, and by a writer's device process.
+    stage.camera.pass("in-1", Content::Agreed(nothing));
+    stage.assert_refused("in-1", RefusalReason::Protocol, out_of_turn);
+    stage.confirmed("in-2");
+    stage.camera.pass("in-2", Content::Agreed(nothing));
+    stage.assert_refused("in-2", RefusalReason::Protocol, out_of_turn);
+    let _ = stage.camera.hear_open("out-1");
+    stage.camera.pass("out-1", Content::Agreed(nothing));
+    stage.assert_refused("out-1", RefusalReason::Protocol, out_of_turn);
+    for channel in ["in-1", "in-2"] {
+        stage.assert_writes(channel);
+    }
+    stage.assert_reads("out-1");
+
+    // Of an earlier exchange: the victim's device process notices, and grants nothing.
+    let old = stage.agreed("out-2");
+    stage.leave("out-2");
+    let _ = stage.agreed("out-2");
+    stage.camera.pass("out-2", Content::Agreed(old));
+    let wrong = "a signature, a MAC or a key is wrong";
+    stage.assert_refused("out-2", RefusalReason::Proof, wrong);
+    stage.assert_reads("out-2");
+
+    // Of this exchange, and the impostor's service has not agreed to it: what was granted is taken
+    // back, and the victim's service never has the channel.
+    let grants = stage.grants();
+    let lies: [(&str, fn(&mut Agreed, Agreed)); 3] = [
+        ("out-3", |agreed, _| agreed.mac = [0; 32]),
+        ("out-4", |agreed, _| agreed.mac[31] ^= 0x80),
+        ("out-5", |agreed, old| agreed.mac = old.mac),
+    ];
+    for (channel, lie) in lies {
+        let mut agreed = stage.agreed(channel);
+        lie(&mut agreed, old);
+        stage.camera.pass(channel, Content::Agreed(agreed));
+        let installed = Content::Installed(agreed.body.confirm);
+        assert_eq!(stage.camera.hear(channel), installed);
+        let by = service_id(&scene, VICTIM);
+        stage
+            .camera
+            .assert_refused(channel, by, RefusalReason::Proof);
+        scene.assert_pairing(channel, "deny", "peer", SERVICE_NOTICES);
+        stage.await_grants(grants);
+    }
+    for (channel, _) in lies {
+        stage.assert_reads(channel);
+    }
+}
+
+#[test]
 fn false_installations() {
     let Some(scene) = scene() else { return };
     let mut stage = Stage::new(&scene);
@@ -206,7 +267,7 @@ fn false_installations() {
     let out_of_turn = "`installed` came when something else was awaited";
     let wrong = "a signature, a MAC or a key is wrong";
 
-    // Without any exchange, before it is complete, and for the one who installs first.
+    // Without any exchange, before it is complete, and by the one who installs first.
     stage.camera.pass("in-1", nothing.clone());
     stage.assert_refused("in-1", RefusalReason::Protocol, out_of_turn);
     stage.accepted("in-2");
@@ -215,33 +276,32 @@ fn false_installations() {
     let _ = stage.camera.hear_open("out-1");
     stage.camera.pass("out-1", nothing.clone());
     stage.assert_refused("out-1", RefusalReason::Protocol, out_of_turn);
+    let _ = stage.agreed("out-2");
+    stage.camera.pass("out-2", nothing.clone());
+    stage.assert_refused("out-2", RefusalReason::Protocol, out_of_turn);
     for channel in ["in-1", "in-2"] {
         stage.assert_writes(channel);
     }
-    stage.assert_reads("out-1");
+    for channel in ["out-1", "out-2"] {
+        stage.assert_reads(channel);
+    }
 
     // Of another exchange: nothing stays granted.
-    stage.accept("out-2", |_| {});
-    let confirm = stage.camera.hear("out-2");
-    assert!(matches!(confirm, Content::Confirm(_)), "{confirm:?}");
-    stage.camera.pass("out-2", nothing.clone());
-    stage.assert_refused("out-2", RefusalReason::Proof, wrong);
     let grants = stage.grants();
     stage.confirmed("in-3");
     assert!(stage.grants() > grants);
     stage.camera.pass("in-3", nothing);
     stage.assert_refused("in-3", RefusalReason::Proof, wrong);
     stage.await_grants(grants);
-    stage.assert_reads("out-2");
     stage.assert_writes("in-3");
 
     // Again.
     let (mut service, accept) = stage.accepted("in-4");
     let confirm = service.answer(accept);
     stage.camera.pass("in-4", confirm);
-    let installed = stage.camera.hear("in-4");
-    stage.camera.pass("in-4", installed.clone());
-    stage.camera.pass("in-4", installed);
+    let agreed = stage.camera.hear_agreed("in-4");
+    stage.camera.install("in-4", agreed);
+    stage.camera.install("in-4", agreed);
     stage.assert_refused("in-4", RefusalReason::Proof, wrong);
     stage.assert_writes("in-4");
 }
@@ -306,9 +366,9 @@ fn racing_opens() {
     };
     let confirm = service.answer(Content::Accept(accept));
     stage.camera.pass("in-1", confirm);
-    let installed = stage.camera.hear("in-1");
-    stage.camera.pass("in-1", installed.clone());
-    let (_, opened) = service.hear(installed);
+    let agreed = stage.camera.hear_agreed("in-1");
+    stage.camera.install("in-1", agreed);
+    let (_, opened) = service.hear(Content::Agreed(agreed));
     let opened = opened.expect("an honest service has it");
     let epoch = |opened: &Opened| format!("{:016x}", opened.epoch);
     stage.victim.notices("opened", "in-1", &epoch(&opened));

@@ -63,7 +63,6 @@ fn messages_that_end_the_link() {
             "`service` came",
         ),
         (whole(Content::Terms(terms_of(&good))), "`service` came"),
-        (whole(Content::Agreed(Hash([0; 32]))), "`service` came"),
         (
             changed(&|open| open[epoch..epoch + 8].fill(0)),
             "open.epoch",

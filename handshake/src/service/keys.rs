@@ -1,6 +1,7 @@
 //! What only the two services know: the key schedule and the MACs.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use ring::agreement::{EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
@@ -9,12 +10,13 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::fault::{Proof, ServiceFault};
-use super::wire::{Accept, Confirm, Hash, Open, write_text};
+use super::wire::{Accept, Agreed, Confirm, Hash, Maced, Open, write_text};
 
 const LABEL: &str = "sivshm-service/1 keys";
 const PURPOSE_ACCEPT_MAC: u8 = 1;
 const PURPOSE_CONFIRM_MAC: u8 = 2;
-const PURPOSE_DATA: u8 = 3;
+const PURPOSE_AGREED_MAC: u8 = 3;
+const PURPOSE_DATA: u8 = 4;
 
 /// Fresh random bytes.
 pub(super) fn random<const N: usize>() -> Result<[u8; N], ServiceFault> {
@@ -68,8 +70,9 @@ impl Ephemeral {
 /// The secrets of one exchange.
 #[derive(Debug)]
 pub(super) struct Secrets {
-    accept: MacKey,
-    pub(super) confirm: ConfirmKey,
+    pub(super) accept: MacKey<Accept>,
+    pub(super) confirm: MacKey<Confirm>,
+    pub(super) agreed: MacKey<Agreed>,
     pub(super) channel: ChannelKeys,
 }
 
@@ -78,48 +81,19 @@ impl Secrets {
         let nonces = [open.body.nonce, accept.body.nonce].concat();
         let transcript = Hash::of(&[open.to_bytes(), accept.signed_bytes()].concat());
         let keys = Salt::new(HKDF_SHA256, &nonces).extract(shared);
-        let expand = |purpose, to: &mut [u8]| {
-            let info = info(&transcript, purpose, open.body.epoch);
-            expand(&keys, &info, to)
-        };
-        let (mut accept, mut confirm) = (MacKey::default(), MacKey::default());
+        let info = |purpose| info(&transcript, purpose, open.body.epoch);
         let mut data = Zeroizing::new([0; 16 + 12]);
-        expand(PURPOSE_ACCEPT_MAC, &mut *accept.0)?;
-        expand(PURPOSE_CONFIRM_MAC, &mut *confirm.0)?;
-        expand(PURPOSE_DATA, &mut *data)?;
+        expand(&keys, &info(PURPOSE_DATA), &mut *data)?;
         let (key, iv) = data.split_first_chunk()?;
         Some(Self {
-            accept,
-            confirm: ConfirmKey(confirm),
+            accept: MacKey::derive(&keys, &info(PURPOSE_ACCEPT_MAC))?,
+            confirm: MacKey::derive(&keys, &info(PURPOSE_CONFIRM_MAC))?,
+            agreed: MacKey::derive(&keys, &info(PURPOSE_AGREED_MAC))?,
             channel: ChannelKeys {
                 key: *key,
                 iv: *iv.first_chunk()?,
             },
         })
-    }
-
-    /// The MAC of an `accept`, over its body and signature.
-    pub(super) fn mac_accept(&self, accept: &Accept) -> [u8; 32] {
-        self.accept.mac(&accept.maced_bytes())
-    }
-
-    pub(super) fn verify_accept(&self, accept: &Accept) -> Result<(), Proof> {
-        self.accept.verify(&accept.maced_bytes(), &accept.mac)
-    }
-}
-
-/// The key of the MAC of a `confirm`.
-#[derive(Debug)]
-pub(super) struct ConfirmKey(MacKey);
-
-impl ConfirmKey {
-    /// The MAC, over body and signature.
-    pub(super) fn mac(&self, confirm: &Confirm) -> [u8; 32] {
-        self.0.mac(&confirm.maced_bytes())
-    }
-
-    pub(super) fn verify(&self, confirm: &Confirm) -> Result<(), Proof> {
-        self.0.verify(&confirm.maced_bytes(), &confirm.mac)
     }
 }
 
@@ -146,25 +120,39 @@ fn expand(keys: &Prk, info: &[u8], to: &mut [u8]) -> Option<()> {
     output.fill(to).ok()
 }
 
-#[derive(Default)]
-struct MacKey(Zeroizing<[u8; 32]>);
+/// The key of the MAC of one message.
+pub(super) struct MacKey<M> {
+    key: Zeroizing<[u8; 32]>,
+    of: PhantomData<fn(&M)>,
+}
 
-impl MacKey {
-    fn mac(&self, bytes: &[u8]) -> [u8; 32] {
-        let key = hmac::Key::new(HMAC_SHA256, &*self.0);
+impl<M: Maced> MacKey<M> {
+    fn derive(keys: &Prk, info: &[u8]) -> Option<Self> {
+        let mut key = Zeroizing::new([0; 32]);
+        expand(keys, info, &mut *key)?;
+        let of = PhantomData;
+        Some(Self { key, of })
+    }
+
+    fn key(&self) -> hmac::Key {
+        hmac::Key::new(HMAC_SHA256, &*self.key)
+    }
+
+    /// The MAC that the message is to have; the one that it has plays no part.
+    pub(super) fn mac(&self, message: &M) -> [u8; 32] {
         // HMAC-SHA256 has 32 bytes, so the default is never taken.
-        let tag = hmac::sign(&key, bytes);
+        let tag = hmac::sign(&self.key(), &message.maced_bytes());
         tag.as_ref().try_into().unwrap_or_default()
     }
 
     /// Compares in a time that does not depend on the bytes.
-    fn verify(&self, bytes: &[u8], mac: &[u8; 32]) -> Result<(), Proof> {
-        let key = hmac::Key::new(HMAC_SHA256, &*self.0);
-        hmac::verify(&key, bytes, mac).map_err(|_| Proof::Mac)
+    pub(super) fn verify(&self, message: &M) -> Result<(), Proof> {
+        let verified = hmac::verify(&self.key(), &message.maced_bytes(), message.mac());
+        verified.map_err(|_| Proof::Mac)
     }
 }
 
-impl fmt::Debug for MacKey {
+impl<M> fmt::Debug for MacKey<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MacKey")
     }

@@ -8,8 +8,9 @@
 //!      open ---------- check_open ------- check_open ---------------> open
 //!      accept <-- CheckedOpen::accept -- CheckedOpen::accept -------- accept
 //!      confirm -- CheckedAccept::confirm - CheckedAccept::confirm --> confirm
-//!                          Agreement          Agreement  <----------- agreed
-//!      installed <------------ installed -- installed ----------> installed
+//!                          Agreement          Agreement
+//!      agreed <------------------ agreed --- agreed <------------- agreed
+//!                              installed --- installed ----------> installed
 //! ```
 //!
 //! A device process grants for an [`Agreement`] only, and there is no other way to have one than

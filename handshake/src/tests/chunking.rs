@@ -102,13 +102,16 @@ fn an_established_link_passes_what_goes_between_device_processes() {
     assert!(matches!(actions.unwrap().as_slice(), [Action::Service(got)] if *got == installed));
 
     // What is for a session does not pass.
-    let agreed = message(Content::Agreed(Hash([1; 32])));
+    let want = message(Content::Want {
+        peer: ca.service("a", "mapper").id(),
+        integrity: None,
+    });
     let ways = |message: &Message| {
         let mut types = MESSAGE_TYPES.iter();
         types.find(|(kind, ..)| *kind == message.kind()).unwrap().3
     };
-    assert!(ways(&installed).across && !ways(&agreed).across);
-    let bytes = world.dialer.machine().pass(&agreed).unwrap();
+    assert!(ways(&installed).across && !ways(&want).across);
+    let bytes = world.dialer.machine().pass(&want).unwrap();
     let refusal = world.listener.machine().receive(&bytes, Vec::new());
     assert_eq!(
         refusal.unwrap_err(),

@@ -21,7 +21,7 @@ use sivshm_abi::name::{ChannelName, ServiceName, VmName};
 use sivshm_handshake::Credentials;
 use sivshm_handshake::service::Opened;
 use sivshm_handshake::service::wire::{
-    self, Content, Hash, Open, Pairing, RefusalReason, Role, ServiceRefusal, Terms,
+    self, Agreed, Content, Hash, Open, Pairing, RefusalReason, Role, ServiceRefusal, Terms,
 };
 use sivshm_handshake::wire::{ManifestEntry, Message};
 use sivshm_ring::line::ReaderLine;
@@ -253,9 +253,22 @@ impl<'s> Liar<'s> {
         self.pass(channel, Content::Open(open));
         let accept = self.hear(channel);
         self.pass(channel, service.answer(accept));
-        let installed = self.hear(channel);
-        self.pass(channel, installed.clone());
-        opened(&mut service, installed)
+        let agreed = self.hear_agreed(channel);
+        self.install(channel, agreed);
+        opened(&mut service, Content::Agreed(agreed))
+    }
+
+    /// Waits for the word that the victim's service has agreed and its device process installed.
+    pub fn hear_agreed(&mut self, channel: &str) -> Agreed {
+        match self.hear(channel) {
+            Content::Agreed(agreed) => agreed,
+            other => panic!("{channel} is not agreed: {other:?}"),
+        }
+    }
+
+    /// Says that it has installed, too.
+    pub fn install(&mut self, channel: &str, agreed: Agreed) {
+        self.pass(channel, Content::Installed(agreed.body.confirm));
     }
 
     /// Takes part in a channel that the victim's service opens, whole and honestly.
@@ -264,10 +277,8 @@ impl<'s> Liar<'s> {
         let (mut service, accept) = self.answer(channel, open);
         self.pass(channel, accept);
         let confirm = self.hear(channel);
-        let Content::Agreed(hash) = service.answer(confirm) else {
-            panic!("an honest service agrees");
-        };
-        self.pass(channel, Content::Installed(hash));
+        let agreed = service.answer(confirm);
+        self.pass(channel, agreed);
         let installed = self.hear(channel);
         opened(&mut service, installed)
     }
@@ -323,7 +334,6 @@ fn service_message(message: Message) -> Option<wire::Message> {
     }
 }
 
-fn opened(service: &mut Service, installed: Content) -> Opened {
-    assert!(matches!(installed, Content::Installed(_)), "{installed:?}");
-    service.hear(installed).1.expect("an honest service has it")
+fn opened(service: &mut Service, last: Content) -> Opened {
+    service.hear(last).1.expect("an honest service has it")
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sivshm_abi::frame::Reason;
 use sivshm_abi::identity::SpiffeId;
 use sivshm_device::admin_wire::PairingState;
-use sivshm_handshake::service::wire::{Accept, Confirm, Content, Open, RefusalReason};
+use sivshm_handshake::service::wire::{Accept, Agreed, Confirm, Content, Open, RefusalReason};
 
 use super::liar::{Liar, victim_device};
 use super::scene::{RESPONSIVE, Scene, wait_until};
@@ -165,9 +165,19 @@ impl<'s> Stage<'s> {
         self.camera.pass(channel, Content::Open(open.clone()));
         let confirm = service.answer(self.camera.hear(channel));
         self.camera.pass(channel, confirm.clone());
-        let installed = self.camera.hear(channel);
-        assert!(matches!(installed, Content::Installed(_)), "{installed:?}");
+        let _ = self.camera.hear_agreed(channel);
         (open, confirm)
+    }
+
+    /// Lets the impostor's service answer what the victim's opens, up to its `agreed`, which it keeps.
+    pub fn agreed(&mut self, channel: &str) -> Agreed {
+        let open = self.camera.hear_open(channel);
+        let (mut service, accept) = self.camera.answer(channel, open);
+        self.camera.pass(channel, accept);
+        match service.answer(self.camera.hear(channel)) {
+            Content::Agreed(agreed) => agreed,
+            other => panic!("an honest service agrees: {other:?}"),
+        }
     }
 
     /// The victim's device process refuses, and records why.

@@ -34,13 +34,14 @@ struct Search {
     define: Option<&'static str>,
 }
 
-const SEARCHES: [Search; 7] = [
+const SEARCHES: [Search; 8] = [
     Search::new("the protocol", None),
     Search::new("without anything fresh", Some("NO_NONCE")),
     Search::new("without confirm", Some("NO_CONFIRM")),
     Search::new("identities not signed", Some("IDENTITY_UNSIGNED")),
     Search::new("roles not bound", Some("ROLE_UNBOUND")),
     Search::new("keys not signed", Some("KEY_UNSIGNED")),
+    Search::new("agreed not proved", Some("AGREED_UNPROVED")),
     Search::new("that any exchange ends", Some("COMPLETES")),
 ];
 

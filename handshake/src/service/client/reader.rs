@@ -1,13 +1,13 @@
 //! The reader's steps: it judges what the writer opens, accepts, and judges the confirmation.
 
 use super::event::Opened;
-use super::step::{Context, ExpectInstalled, Outcome, Step};
+use super::step::{Context, Outcome, Step};
 use crate::identity::VerifiedIdentity;
 use crate::service::check::{OpenTerms, exchange_hash, judge_confirm, judge_open};
-use crate::service::fault::ServiceFault;
-use crate::service::keys::{ConfirmKey, Ephemeral, random};
+use crate::service::fault::{Proof, ServiceFault};
+use crate::service::keys::{Ephemeral, MacKey, random};
 use crate::service::sign::{own_chain, sign};
-use crate::service::wire::{Accept, AcceptBody, Confirm, Content, Hash, Open};
+use crate::service::wire::{Accept, AcceptBody, Agreed, AgreedBody, Confirm, Content, Hash, Open};
 
 /// Waits for the writer to open.
 #[derive(Debug)]
@@ -41,11 +41,12 @@ impl ExpectOpen {
             mac: [0; 32],
         };
         let secrets = ephemeral.agree(open.body.key, open, &accept)?;
-        accept.mac = secrets.mac_accept(&accept);
+        accept.mac = secrets.accept.mac(&accept);
         let next = Step::Confirm(Box::new(ExpectConfirm {
             exchange: exchange_hash(open, &accept),
             opened: context.opened(&self.terms, open.body.epoch, secrets.channel),
-            key: secrets.confirm,
+            confirm: secrets.confirm,
+            agreed: secrets.agreed,
             terms: self.terms,
             writer,
         }));
@@ -59,7 +60,8 @@ pub(super) struct ExpectConfirm {
     terms: OpenTerms,
     writer: VerifiedIdentity,
     exchange: Hash,
-    key: ConfirmKey,
+    confirm: MacKey<Confirm>,
+    agreed: MacKey<Agreed>,
     opened: Opened,
 }
 
@@ -71,12 +73,35 @@ impl ExpectConfirm {
 
     pub(super) fn on_confirm(self, confirm: &Confirm) -> Result<Outcome, ServiceFault> {
         judge_confirm(confirm, self.exchange, &self.writer)?;
-        self.key.verify(confirm)?;
-        let hash = confirm.hash();
+        self.confirm.verify(confirm)?;
+        let confirm = confirm.hash();
+        let mut agreed = Agreed {
+            body: AgreedBody { confirm },
+            mac: [0; 32],
+        };
+        agreed.mac = self.agreed.mac(&agreed);
         let next = Step::Installed(ExpectInstalled {
-            hash,
+            confirm,
             opened: self.opened,
         });
-        Ok(Outcome::say(next, Content::Agreed(hash)))
+        Ok(Outcome::say(next, Content::Agreed(agreed)))
+    }
+}
+
+/// Waits until the writer's device process has installed its grants, too.
+#[derive(Debug)]
+pub(super) struct ExpectInstalled {
+    confirm: Hash,
+    opened: Opened,
+}
+
+impl ExpectInstalled {
+    /// Believed without a proof: who says it falsely leaves the reader to wait for a writer that is
+    /// silent, and could do that later, too.
+    pub(super) fn on_installed(self, confirm: Hash) -> Result<Outcome, ServiceFault> {
+        if confirm != self.confirm {
+            return Err(Proof::Exchange.into());
+        }
+        Ok(Outcome::opened(self.opened))
     }
 }

@@ -2,7 +2,7 @@
 //! consumes the last.
 //!
 //! ```text
-//! writer: terms ─> accept ──────────> installed ─> open
+//! writer: terms ─> accept ──────────> agreed ────> open
 //! reader: terms ─> open ─> confirm ─> installed ─> open
 //! ```
 
@@ -12,13 +12,13 @@ use sivshm_abi::grant::Integrity;
 use sivshm_abi::identity::SpiffeId;
 
 use super::event::{Opened, Stage, Want};
-use super::reader::{ExpectConfirm, ExpectOpen};
-use super::writer::{self, ExpectAccept};
+use super::reader::{ExpectConfirm, ExpectInstalled, ExpectOpen};
+use super::writer::{self, ExpectAccept, ExpectAgreed};
 use crate::credentials::Credentials;
 use crate::service::check::{OpenTerms, integrity};
-use crate::service::fault::{Proof, ServiceFault, Term};
+use crate::service::fault::{ServiceFault, Term};
 use crate::service::keys::ChannelKeys;
-use crate::service::wire::{Content, Hash, Message, Role, Terms};
+use crate::service::wire::{Content, Message, Role, Terms};
 
 /// What a step may look at.
 #[derive(Debug)]
@@ -80,7 +80,9 @@ pub(super) enum Step {
     Open(ExpectOpen),
     /// The reader's `accept` is sent.
     Confirm(Box<ExpectConfirm>),
-    /// Both services have verified everything.
+    /// The writer's `confirm` is sent.
+    Agreed(Box<ExpectAgreed>),
+    /// The reader's `agreed` is sent.
     Installed(ExpectInstalled),
     /// The pairing is complete.
     Established { epoch: u64 },
@@ -110,6 +112,16 @@ impl Outcome {
             opened: None,
         }
     }
+
+    pub(super) const fn opened(opened: Opened) -> Self {
+        Self {
+            next: Step::Established {
+                epoch: opened.epoch,
+            },
+            say: None,
+            opened: Some(opened),
+        }
+    }
 }
 
 impl Step {
@@ -120,6 +132,7 @@ impl Step {
             Self::Accept(_) => "`accept`",
             Self::Open(_) => "`open`",
             Self::Confirm(_) => "`confirm`",
+            Self::Agreed(_) => "`agreed`",
             Self::Installed(_) => "`installed`",
             Self::Established { .. } => "`end`",
         }
@@ -130,18 +143,20 @@ impl Step {
             Self::Resting => Stage::Resting,
             Self::Terms => Stage::Link,
             Self::Accept(_) | Self::Open(_) | Self::Confirm(_) => Stage::OtherEnd,
-            Self::Installed(_) => Stage::Installation,
+            Self::Agreed(_) | Self::Installed(_) => Stage::Installation,
             Self::Established { .. } => Stage::Open,
         }
     }
 
-    /// The epoch of an exchange that is under way or complete.
+    /// The epoch of what this side opened, or of what is complete.
     pub(super) const fn epoch(&self) -> Option<u64> {
         match self {
             Self::Accept(step) => Some(step.epoch()),
-            Self::Installed(step) => Some(step.opened.epoch),
+            Self::Agreed(step) => Some(step.epoch()),
             Self::Established { epoch } => Some(*epoch),
-            Self::Resting | Self::Terms | Self::Open(_) | Self::Confirm(_) => None,
+            Self::Resting | Self::Terms | Self::Open(_) | Self::Confirm(_) | Self::Installed(_) => {
+                None
+            }
         }
     }
 
@@ -165,7 +180,8 @@ impl Step {
             // The writer has begun anew; its first `open` will not be confirmed.
             (Self::Confirm(step), Content::Open(open)) => step.again().on_open(&open, context),
             (Self::Confirm(step), Content::Confirm(confirm)) => step.on_confirm(&confirm),
-            (Self::Installed(step), Content::Installed(hash)) => step.on_installed(hash),
+            (Self::Agreed(step), Content::Agreed(agreed)) => step.on_agreed(&agreed),
+            (Self::Installed(step), Content::Installed(confirm)) => step.on_installed(confirm),
             _ => Err(ServiceFault::OutOfTurn { got, waiting }),
         }
     }
@@ -186,28 +202,5 @@ fn on_terms(terms: &Terms, context: &Context<'_>) -> Result<Outcome, ServiceFaul
     match context.want.role {
         Role::Writer => writer::open(terms, context),
         Role::Reader => Ok(Outcome::stay(Step::Open(ExpectOpen { terms }))),
-    }
-}
-
-/// Waits until the device processes have installed the grants.
-#[derive(Debug)]
-pub(super) struct ExpectInstalled {
-    /// Hash of the `confirm`.
-    pub(super) hash: Hash,
-    pub(super) opened: Opened,
-}
-
-impl ExpectInstalled {
-    fn on_installed(self, hash: Hash) -> Result<Outcome, ServiceFault> {
-        if hash != self.hash {
-            return Err(Proof::Exchange.into());
-        }
-        Ok(Outcome {
-            next: Step::Established {
-                epoch: self.opened.epoch,
-            },
-            say: None,
-            opened: Some(self.opened),
-        })
     }
 }

@@ -1,12 +1,13 @@
 //! The writer's steps: it opens, judges the answer, and confirms.
 
-use super::step::{Context, ExpectInstalled, Outcome, Step};
+use super::event::Opened;
+use super::step::{Context, Outcome, Step};
 use crate::service::check::{OpenTerms, exchange_hash, judge_accept};
-use crate::service::fault::ServiceFault;
-use crate::service::keys::{Ephemeral, random};
+use crate::service::fault::{Proof, ServiceFault};
+use crate::service::keys::{Ephemeral, MacKey, random};
 use crate::service::limits::OPEN_LIFETIME;
 use crate::service::sign::{own_chain, sign};
-use crate::service::wire::{Accept, Confirm, ConfirmBody, Content, Open, OpenBody};
+use crate::service::wire::{Accept, Agreed, Confirm, ConfirmBody, Content, Hash, Open, OpenBody};
 use crate::tls::unix_time;
 
 /// Opens on these terms.
@@ -70,7 +71,7 @@ impl ExpectAccept {
         let credentials = context.credentials;
         judge_accept(accept, &self.open, credentials, context.wall)?;
         let secrets = self.ephemeral.agree(accept.body.key, &self.open, accept)?;
-        secrets.verify_accept(accept)?;
+        secrets.accept.verify(accept)?;
 
         let body = ConfirmBody {
             exchange: exchange_hash(&self.open, accept),
@@ -81,10 +82,33 @@ impl ExpectAccept {
             mac: [0; 32],
         };
         confirm.mac = secrets.confirm.mac(&confirm);
-        let next = Step::Installed(ExpectInstalled {
-            hash: confirm.hash(),
+        let next = Step::Agreed(Box::new(ExpectAgreed {
+            confirm: confirm.hash(),
+            key: secrets.agreed,
             opened: context.opened(&self.terms, self.open.body.epoch, secrets.channel),
-        });
+        }));
         Ok(Outcome::say(next, Content::Confirm(confirm)))
+    }
+}
+
+/// Waits until the reader has agreed and both device processes have installed the grants.
+#[derive(Debug)]
+pub(super) struct ExpectAgreed {
+    confirm: Hash,
+    key: MacKey<Agreed>,
+    opened: Opened,
+}
+
+impl ExpectAgreed {
+    pub(super) const fn epoch(&self) -> u64 {
+        self.opened.epoch
+    }
+
+    pub(super) fn on_agreed(self, agreed: &Agreed) -> Result<Outcome, ServiceFault> {
+        if agreed.body.confirm != self.confirm {
+            return Err(Proof::Exchange.into());
+        }
+        self.key.verify(agreed)?;
+        Ok(Outcome::opened(self.opened))
     }
 }

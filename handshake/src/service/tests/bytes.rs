@@ -38,7 +38,7 @@ fn messages(cast: &Cast, record: &Record) -> Vec<Message> {
         Content::Open(Box::new(record.open.clone())),
         Content::Accept(Box::new(record.accept.clone())),
         Content::Confirm(record.confirm.clone()),
-        Content::Agreed(Hash([1; 32])),
+        Content::Agreed(record.agreed),
         Content::Installed(Hash([2; 32])),
         Content::Refusal(ServiceRefusal {
             by: cast.device_a.id(),

@@ -62,26 +62,6 @@ fn the_macs_of_accept_and_confirm_are_no_substitutes() {
     assert_eq!(world.b.fault(), Some(ServiceFault::Proof(Proof::Mac)));
 }
 
-#[test]
-fn installed_names_the_confirm() {
-    let cast = Cast::new();
-    for hop in [Hop::DownA, Hop::DownB] {
-        let mut world = World::new(&cast);
-        world.run_with(|at, message| {
-            if let (true, Content::Installed(hash)) = (at == hop, &mut message.content) {
-                hash.0[0] ^= 1;
-            }
-        });
-        let end = if hop == Hop::DownA {
-            &mut world.a
-        } else {
-            &mut world.b
-        };
-        assert!(end.opened().is_none());
-        assert_eq!(end.fault(), Some(ServiceFault::Proof(Proof::Exchange)));
-    }
-}
-
 /// Every u-coordinate below 2^256 whose points have a small order, on the curve and on its twist,
 /// with and without the bit that X25519 ignores (<https://cr.yp.to/ecdh.html#validate>).
 fn small_orders() -> Vec<[u8; 32]> {

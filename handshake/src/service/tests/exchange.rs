@@ -57,11 +57,11 @@ fn messages_come_in_the_documented_order() {
     use MessageType::{Accept, Agreed, Confirm, Installed, Open, Terms, Want};
     assert_eq!(
         order([Hop::UpA, Hop::DownA]),
-        [Want, Terms, Open, Accept, Confirm, Installed]
+        [Want, Terms, Open, Accept, Confirm, Agreed]
     );
     assert_eq!(
         order([Hop::Across, Hop::Back]),
-        [Open, Accept, Confirm, Installed, Installed]
+        [Open, Accept, Confirm, Agreed, Installed]
     );
     assert_eq!(
         order([Hop::UpB, Hop::DownB]),

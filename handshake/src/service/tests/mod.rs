@@ -1,6 +1,7 @@
 //! Two services and the device processes between them, and everybody who is not one of them.
 
 mod accepts;
+mod agreeds;
 mod bytes;
 mod change;
 mod confirms;

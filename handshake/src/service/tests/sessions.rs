@@ -1,5 +1,6 @@
 //! Parties at either end of a session that are not who they should be.
 
+use sivshm_abi::frame::Reason;
 use sivshm_abi::identity::Subject;
 use sivshm_abi::name::{ServiceName, TrustDomain};
 
@@ -230,7 +231,7 @@ fn what_a_service_may_not_say() {
     );
     let good = Message {
         pairing,
-        content: Content::Agreed(Hash([1; 32])),
+        content: Content::End(Reason::OtherEnd),
     };
     let events = say(&good.to_bytes()).unwrap();
     assert!(matches!(&events[..], [SessionEvent::Message(said)] if *said == good));

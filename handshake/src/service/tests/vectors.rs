@@ -9,11 +9,12 @@ use sivshm_abi::grant::{Generation, Integrity, Kind};
 use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::{ChannelName, TrustDomain};
 
+use crate::service::Proof;
 use crate::service::check::exchange_hash;
 use crate::service::keys::Secrets;
 use crate::service::wire::{
-    Accept, AcceptBody, Chain, Confirm, ConfirmBody, Content, Hash, Message, Open, OpenBody,
-    Pairing, Signature,
+    Accept, AcceptBody, Agreed, AgreedBody, Chain, Confirm, ConfirmBody, Content, Hash, Maced,
+    Message, Open, OpenBody, Pairing, Signature,
 };
 use crate::wire::Contract;
 
@@ -106,6 +107,15 @@ impl Vectors {
         }
     }
 
+    fn agreed(&self, confirm: &Confirm) -> Agreed {
+        Agreed {
+            body: AgreedBody {
+                confirm: confirm.hash(),
+            },
+            mac: self.array("agreed MAC"),
+        }
+    }
+
     fn chain(&self, name: &str) -> Chain {
         Chain::new(vec![CertificateDer::from(self.bytes(name))]).unwrap()
     }
@@ -123,9 +133,9 @@ impl Vectors {
         key.verify(body, signature.as_bytes()).unwrap();
     }
 
-    fn assert_maced(&self, key: &str, bytes: &[u8], mac: &[u8]) {
+    fn assert_maced(&self, key: &str, message: &impl Maced) {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.bytes(key));
-        hmac::verify(&key, bytes, mac).unwrap();
+        hmac::verify(&key, &message.maced_bytes(), message.mac()).unwrap();
     }
 }
 
@@ -151,13 +161,16 @@ fn bodies_and_hashes_are_the_documented_ones() {
     vectors.assert("exchange", &confirm.body.exchange.0);
     vectors.assert("confirm body", &confirm.body.to_bytes());
     vectors.assert("confirm hash", &confirm.hash().0);
+    let agreed = vectors.agreed(&confirm);
+    vectors.assert("agreed body", &agreed.body.to_bytes());
 
     let pairing = Pairing {
         channel: open.body.channel,
         reader: open.body.reader,
     };
-    let content = Content::Confirm(confirm);
-    vectors.assert("confirm message", &Message { pairing, content }.to_bytes());
+    let message = |content| Message { pairing, content }.to_bytes();
+    vectors.assert("confirm message", &message(Content::Confirm(confirm)));
+    vectors.assert("agreed message", &message(Content::Agreed(agreed)));
 }
 
 #[test]
@@ -181,9 +194,34 @@ fn keys_and_macs_are_the_documented_ones() {
     let secrets = Secrets::derive(&vectors.bytes("shared secret"), &open, &accept).unwrap();
     vectors.assert("data key", secrets.channel.key());
     vectors.assert("data IV", secrets.channel.iv());
-    vectors.assert("accept MAC", &secrets.mac_accept(&accept));
+    let agreed = vectors.agreed(&confirm);
+    vectors.assert("accept MAC", &secrets.accept.mac(&accept));
     vectors.assert("confirm MAC", &secrets.confirm.mac(&confirm));
-    let (of_accept, of_confirm) = ("key of the accept's MAC", "key of the confirm's MAC");
-    vectors.assert_maced(of_accept, &accept.maced_bytes(), &accept.mac);
-    vectors.assert_maced(of_confirm, &confirm.maced_bytes(), &confirm.mac);
+    vectors.assert("agreed MAC", &secrets.agreed.mac(&agreed));
+    vectors.assert_maced("key of the accept's MAC", &accept);
+    vectors.assert_maced("key of the confirm's MAC", &confirm);
+    vectors.assert_maced("key of the agreed's MAC", &agreed);
+}
+
+#[test]
+fn a_mac_with_any_bit_flipped_is_wrong() {
+    let vectors = Vectors::read();
+    let open = vectors.open();
+    let accept = vectors.accept(&open);
+    let confirm = vectors.confirm(&open, &accept);
+    let agreed = vectors.agreed(&confirm);
+    let secrets = Secrets::derive(&vectors.bytes("shared secret"), &open, &accept).unwrap();
+    assert_eq!(secrets.accept.verify(&accept), Ok(()));
+    assert_eq!(secrets.confirm.verify(&confirm), Ok(()));
+    assert_eq!(secrets.agreed.verify(&agreed), Ok(()));
+    for bit in 0..256 {
+        let flip = |mac: &mut [u8; 32]| mac[bit / 8] ^= 1 << (bit % 8);
+        let (mut accept, mut confirm, mut agreed) = (accept.clone(), confirm.clone(), agreed);
+        flip(&mut accept.mac);
+        flip(&mut confirm.mac);
+        flip(&mut agreed.mac);
+        assert_eq!(secrets.accept.verify(&accept), Err(Proof::Mac), "bit {bit}");
+        assert_eq!(secrets.confirm.verify(&confirm), Err(Proof::Mac));
+        assert_eq!(secrets.agreed.verify(&agreed), Err(Proof::Mac));
+    }
 }

@@ -9,7 +9,7 @@ use sivshm_abi::identity::SpiffeId;
 use super::world::{Cast, Hop, World, channel};
 use crate::service::limits::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::service::wire::{
-    Content, Hash, Message, MessageType, RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal,
+    Content, Message, MessageType, RefusalReason, Role, SERVICE_REFUSALS, ServiceRefusal,
 };
 use crate::service::{ClientEvent, OpenTerms, ServiceFault, Term, Want};
 
@@ -225,16 +225,14 @@ fn nothing_that_is_said_of_the_last_attempt_is_taken_for_the_next() {
     ] {
         let mut world = World::new(&cast);
         world.run().assert_opened();
+        let agreed = world.record().agreed;
         world.a.events.clear();
         world.cut = Some(Hop::UpA);
         world.a.client.close(channel(), cast.reader.id());
         let again = want(cast.reader.id(), Role::Writer, None);
         world.a.client.want(again, world.at).unwrap();
         world.run();
-        let late = [
-            Content::Terms(world.terms),
-            Content::Installed(Hash([7; 32])),
-        ];
+        let late = [Content::Terms(world.terms), Content::Agreed(agreed)];
         for content in late {
             let pairing = cast.pairing();
             world.inject(Hop::DownA, Message { pairing, content }).run();

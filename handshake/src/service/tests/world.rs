@@ -9,7 +9,7 @@ use sivshm_abi::identity::SpiffeId;
 use sivshm_abi::name::{ChannelName, ServiceName};
 
 use crate::Credentials;
-use crate::service::wire::{Accept, Confirm, Content, Message, Open, Pairing, Role, Terms};
+use crate::service::wire::{Accept, Agreed, Confirm, Content, Message, Open, Pairing, Role, Terms};
 use crate::service::{
     Agreement, CheckedAccept, CheckedOpen, ClientEvent, OpenTerms, Opened, ServiceClient,
     ServiceFault, ServiceSession, SessionEvent, VerifiedService, Want, check_open,
@@ -90,12 +90,13 @@ impl Cast {
     }
 }
 
-/// The three signed messages of an exchange.
+/// The messages of an exchange that are proved.
 #[derive(Clone)]
 pub(super) struct Record {
     pub(super) open: Open,
     pub(super) accept: Accept,
     pub(super) confirm: Confirm,
+    pub(super) agreed: Agreed,
 }
 
 /// A device process that does what it has to, or passes everything on.
@@ -344,18 +345,15 @@ impl World {
                 let content = Content::Terms(terms);
                 return self.queue.push_back((down, Message { pairing, content }));
             }
-            (Hop::UpB, Content::Agreed(hash)) => {
+            (Hop::UpB, Content::Agreed(agreed)) => {
                 let agreement = self.b.device.agreement.as_ref();
-                assert!(self.b.device.lies || agreement.unwrap().hash() == *hash);
-                let content = Content::Installed(*hash);
-                return self
-                    .queue
-                    .push_back((Hop::Back, Message { pairing, content }));
+                assert!(self.b.device.lies || agreement.unwrap().hash() == agreed.body.confirm);
+                Hop::Back
             }
-            (Hop::Back, Content::Installed(hash)) => {
-                let content = Content::Installed(*hash);
-                let back = Message { pairing, content };
-                self.queue.push_back((Hop::Across, back));
+            (Hop::Back, Content::Agreed(agreed)) => {
+                let content = Content::Installed(agreed.body.confirm);
+                let across = Message { pairing, content };
+                self.queue.push_back((Hop::Across, across));
                 Hop::DownA
             }
             (Hop::UpA, content) if self.a.device.passes(content) => Hop::Across,
@@ -397,15 +395,16 @@ impl World {
         assert!(self.a.opened().is_none() && self.b.opened().is_none());
     }
 
-    /// The signed messages of the last exchange.
+    /// The proved messages of the last exchange.
     pub(super) fn record(&self) -> Record {
         let mut passed = self.seen.iter().rev().map(|(_, message)| &message.content);
-        let (mut open, mut accept, mut confirm) = (None, None, None);
+        let (mut open, mut accept, mut confirm, mut agreed) = (None, None, None, None);
         passed.all(|content| {
             match content {
                 Content::Open(found) if open.is_none() => open = Some(found),
                 Content::Accept(found) if accept.is_none() => accept = Some(found),
                 Content::Confirm(found) if confirm.is_none() => confirm = Some(found),
+                Content::Agreed(found) if agreed.is_none() => agreed = Some(*found),
                 _ => {}
             }
             true
@@ -414,6 +413,7 @@ impl World {
             open: *open.unwrap().clone(),
             accept: *accept.unwrap().clone(),
             confirm: confirm.unwrap().clone(),
+            agreed: agreed.unwrap(),
         }
     }
 }

@@ -5,7 +5,7 @@ use sivshm_abi::name::ChannelName;
 use sivshm_abi::wire::{Malformed, Reader};
 
 use super::field::{read_id, read_label, write_id, write_text};
-use super::{Chain, Hash, Role, Signature};
+use super::{Chain, Hash, Maced, Role, Signature};
 use crate::service::limits::MAX_SPIFFE_ID_BYTES;
 
 const LABEL: &str = "sivshm-service/1 accept";
@@ -100,13 +100,6 @@ impl Accept {
         to
     }
 
-    /// Body and signature: what the MAC is over.
-    pub(crate) fn maced_bytes(&self) -> Vec<u8> {
-        let mut to = self.body.to_bytes();
-        self.signature.write(&mut to);
-        to
-    }
-
     pub(super) fn write(&self, to: &mut Vec<u8>) {
         to.append(&mut self.to_bytes());
     }
@@ -118,5 +111,17 @@ impl Accept {
             signature: Signature::read(from)?,
             mac: from.array("accept.mac")?,
         })
+    }
+}
+
+impl Maced for Accept {
+    fn maced_bytes(&self) -> Vec<u8> {
+        let mut to = self.body.to_bytes();
+        self.signature.write(&mut to);
+        to
+    }
+
+    fn mac(&self) -> &[u8; 32] {
+        &self.mac
     }
 }

@@ -3,7 +3,7 @@
 use sivshm_abi::wire::{Malformed, Reader};
 
 use super::field::{read_label, write_text};
-use super::{Hash, Signature};
+use super::{Hash, Maced, Signature};
 
 const LABEL: &str = "sivshm-service/1 confirm";
 
@@ -44,13 +44,6 @@ pub struct Confirm {
 }
 
 impl Confirm {
-    /// Body and signature: what the MAC is over.
-    pub(crate) fn maced_bytes(&self) -> Vec<u8> {
-        let mut to = self.body.to_bytes();
-        self.signature.write(&mut to);
-        to
-    }
-
     /// Body, signature and MAC.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -75,5 +68,17 @@ impl Confirm {
             signature: Signature::read(from)?,
             mac: from.array("confirm.mac")?,
         })
+    }
+}
+
+impl Maced for Confirm {
+    fn maced_bytes(&self) -> Vec<u8> {
+        let mut to = self.body.to_bytes();
+        self.signature.write(&mut to);
+        to
+    }
+
+    fn mac(&self) -> &[u8; 32] {
+        &self.mac
     }
 }

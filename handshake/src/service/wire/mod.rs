@@ -15,6 +15,7 @@ use sivshm_abi::wire::{Malformed, Reader};
 use super::limits::MAX_SERVICE_MESSAGE_BYTES;
 
 mod accept;
+mod agreed;
 mod chain;
 mod confirm;
 mod field;
@@ -27,6 +28,7 @@ mod terms;
 pub(crate) use field::write_text;
 
 pub use accept::{Accept, AcceptBody};
+pub use agreed::{Agreed, AgreedBody};
 pub use chain::{Chain, Signature};
 pub use confirm::{Confirm, ConfirmBody};
 pub use hash::Hash;
@@ -53,7 +55,7 @@ pub enum MessageType {
     Confirm,
     /// The reader has verified the confirm.
     Agreed,
-    /// The grants are installed.
+    /// The writer's device process has installed its grants, as the reader's has.
     Installed,
     /// A party refuses.
     Refusal,
@@ -87,7 +89,7 @@ pub const MESSAGE_TYPES: &[(MessageType, u8, &str, Ways)] = &[
         MessageType::Agreed,
         6,
         "agreed",
-        Ways::new(true, false, false),
+        Ways::new(true, true, true),
     ),
     (
         MessageType::Installed,
@@ -180,6 +182,14 @@ impl fmt::Display for MessageType {
     }
 }
 
+/// A message with a MAC, by a key that only the two services have.
+pub(crate) trait Maced {
+    /// What the MAC is over: the body, and the signature if there is one.
+    fn maced_bytes(&self) -> Vec<u8>;
+
+    fn mac(&self) -> &[u8; 32];
+}
+
 /// A message: the pairing that it is about, and what it says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Message {
@@ -207,8 +217,8 @@ pub enum Content {
     Accept(Box<Accept>),
     /// See [`Confirm`].
     Confirm(Confirm),
-    /// See [`MessageType::Agreed`]; the confirm's hash.
-    Agreed(Hash),
+    /// See [`Agreed`].
+    Agreed(Agreed),
     /// See [`MessageType::Installed`]; the confirm's hash.
     Installed(Hash),
     /// See [`ServiceRefusal`].
@@ -296,7 +306,8 @@ impl Message {
             Content::Open(open) => open.write(to),
             Content::Accept(accept) => accept.write(to),
             Content::Confirm(confirm) => confirm.write(to),
-            Content::Agreed(hash) | Content::Installed(hash) => to.extend(hash.0),
+            Content::Agreed(agreed) => agreed.write(to),
+            Content::Installed(hash) => to.extend(hash.0),
             Content::Refusal(refusal) => refusal.write(to),
             Content::End(reason) => to.extend(reason.code().to_le_bytes()),
         }
@@ -322,7 +333,7 @@ impl Message {
             MessageType::Open => Content::Open(Box::new(Open::read(from)?)),
             MessageType::Accept => Content::Accept(Box::new(Accept::read(from)?)),
             MessageType::Confirm => Content::Confirm(Confirm::read(from)?),
-            MessageType::Agreed => Content::Agreed(Hash(from.array("agreed.hash")?)),
+            MessageType::Agreed => Content::Agreed(Agreed::read(from)?),
             MessageType::Installed => Content::Installed(Hash(from.array("installed.hash")?)),
             MessageType::Refusal => Content::Refusal(ServiceRefusal::read(from)?),
             MessageType::End => Content::End(Reason::from_code(from.u16("end.reason")?)?),

@@ -54,10 +54,10 @@ pub fn on_message(
             let next = Step::Confirmed(step.on_confirm(&confirm, scope.now)?);
             Ok((next, vec![Act::Tell(Content::Confirm(confirm))]))
         }
-        (Step::Confirmed(step), Party::Service, Content::Agreed(hash)) => {
-            let live = step.on_agreed(hash, scope.now);
+        (Step::Confirmed(step), Party::Service, Content::Agreed(agreed)) => {
+            let live = step.install_first(&agreed, scope.now);
             let next = Step::Live(live.ok_or(RefusalReason::Proof)?);
-            let acts = vec![Act::Install, Act::Pass(Content::Installed(hash))];
+            let acts = vec![Act::Install, Act::Pass(Content::Agreed(agreed))];
             Ok((next, acts))
         }
         (Step::Live(live), Party::Peer, Content::Installed(hash)) => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sivshm_abi::frame::SessionId;
 use sivshm_handshake::service::limits::{INSTALL_WITHIN, STEP_WITHIN};
-use sivshm_handshake::service::wire::{Accept, Confirm, Hash};
+use sivshm_handshake::service::wire::{Accept, Agreed, Confirm, Hash};
 use sivshm_handshake::service::{Agreement, CheckedAccept, CheckedOpen, ServiceFault};
 
 use crate::run::admission::Scope;
@@ -30,8 +30,7 @@ pub enum Step {
     Opened(Opened),
     /// The `accept` is checked and passed on; `confirm` is awaited.
     Accepted(Accepted),
-    /// Both services have agreed; the word of the reader, or of its device process, that it knows so
-    /// is awaited.
+    /// Both services have agreed; the reader's `agreed` is awaited.
     Confirmed(Confirmed),
     /// Installed.
     Live(Live),
@@ -125,9 +124,10 @@ impl Accepted {
 }
 
 impl Confirmed {
-    /// The reader says that it has verified the `confirm`; none if it means another.
-    pub fn on_agreed(self, hash: Hash, now: Instant) -> Option<Live> {
-        (self.agreement.hash() == hash).then(|| Live {
+    /// The reader says that it has verified the `confirm`, and this device process, which is the
+    /// reader's, installs first; none if it means another.
+    pub fn install_first(self, agreed: &Agreed, now: Instant) -> Option<Live> {
+        (self.agreement.hash() == agreed.body.confirm).then(|| Live {
             session: self.session,
             since: self.since,
             agreement: self.agreement,
@@ -136,9 +136,10 @@ impl Confirmed {
         })
     }
 
-    /// The reader's device process says that it has installed; none if it means another pairing.
-    pub fn on_installed(self, hash: Hash, now: Instant) -> Option<Live> {
-        (self.agreement.hash() == hash).then(|| Live {
+    /// The same, passed on by the reader's device process, which has installed; none if it means
+    /// another. Its MAC is for the writer to check.
+    pub fn install_last(self, agreed: &Agreed, now: Instant) -> Option<Live> {
+        (self.agreement.hash() == agreed.body.confirm).then(|| Live {
             session: self.session,
             since: self.since,
             agreement: self.agreement,

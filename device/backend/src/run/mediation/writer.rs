@@ -34,13 +34,13 @@ pub fn on_message(
             let next = Step::Confirmed(step.on_confirm(&confirm, scope.now)?);
             Ok((next, vec![Act::Pass(Content::Confirm(confirm))]))
         }
-        (Step::Confirmed(step), Party::Peer, Content::Installed(hash)) => {
-            let live = step.on_installed(hash, scope.now);
+        (Step::Confirmed(step), Party::Peer, Content::Agreed(agreed)) => {
+            let live = step.install_last(&agreed, scope.now);
             let next = Step::Live(live.ok_or(RefusalReason::Proof)?);
             let acts = vec![
                 Act::Install,
-                Act::Pass(Content::Installed(hash)),
-                Act::Tell(Content::Installed(hash)),
+                Act::Pass(Content::Installed(agreed.body.confirm)),
+                Act::Tell(Content::Agreed(agreed)),
             ];
             Ok((next, acts))
         }

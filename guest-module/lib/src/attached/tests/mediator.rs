@@ -227,12 +227,11 @@ impl Mediator {
                 passing.agreement = Some(accepted.confirm(&confirm).unwrap());
                 self.say(other, pairing, Content::Confirm(confirm));
             }
-            Content::Agreed(hash) => {
+            Content::Agreed(agreed) => {
                 let agreement = passing.agreement.take().unwrap();
-                assert_eq!(agreement.hash(), hash);
-                for to in [from, other] {
-                    self.say(to, pairing, Content::Installed(hash));
-                }
+                assert_eq!(agreement.hash(), agreed.body.confirm);
+                self.say(other, pairing, Content::Agreed(agreed));
+                self.say(from, pairing, Content::Installed(agreed.body.confirm));
                 return Some(Deed::Install(agreement));
             }
             Content::Refusal(refusal) => {
