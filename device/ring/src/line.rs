@@ -23,6 +23,8 @@ pub enum Fault {
     Overrun,
     /// A published slot does not carry its number.
     Slot,
+    /// The writer's page left the epoch while a message was copied.
+    Withdrawn,
 }
 
 impl fmt::Display for Fault {
@@ -32,6 +34,7 @@ impl fmt::Display for Fault {
             Self::Backwards => "the peer's count of messages fell",
             Self::Overrun => "the peer overwrote messages that were not acknowledged",
             Self::Slot => "the peer published a slot without its number",
+            Self::Withdrawn => "the peer withdrew a message while it was copied",
         })
     }
 }
@@ -121,9 +124,16 @@ impl PeerPage {
     /// The epoch is judged on both sides of the count, so that neither a count left over from the
     /// last epoch nor one of the next is taken for one of this.
     pub(crate) fn count(&self) -> Option<u64> {
-        let before = self.valid.load(); // SYNC POINT: epoch-begun
+        let before = self.is_valid(); // SYNC POINT: epoch-begun
         let count = self.count.load(); // SYNC POINT: count-advanced
-        (before == self.epoch && self.valid.load() == self.epoch).then_some(count)
+        (before && self.is_valid()).then_some(count)
+    }
+
+    /// Whether the page belongs to this epoch: if it does, so did everything of the writer's that was
+    /// loaded before. A channel whose grants have ended may be empty pages by now; all of its pages
+    /// become so at once, so that this one tells of the others.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.valid.load() == self.epoch
     }
 
     /// Whether the peer sleeps and must be rung, after this end has advanced.

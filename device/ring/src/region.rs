@@ -5,10 +5,13 @@
 //! acknowledge. Bytes stay put until the writer stores to them again: a writer that wants every
 //! reader to see a message whole stores nothing while [`Writer::lagging`] names one.
 
+use core::fmt;
+
 use sivshm_abi::channel::{HEAD_BYTES, head};
 
 use crate::line::{ACK, Fault, HEAD, OwnPage, PeerPage, ReaderLine, slowest};
 use crate::shared::{OutOfBounds, Shared, Word64};
+use crate::sync::load_load_fence;
 use crate::wake::Sleeper;
 
 /// The writing end.
@@ -101,6 +104,38 @@ pub struct Message {
     pub length: usize,
 }
 
+/// Why bytes of a message were not copied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CopyError {
+    /// The message has fewer bytes.
+    OutOfBounds(OutOfBounds),
+    /// [`Fault::Withdrawn`]: the epoch of the message has ended.
+    Fault(Fault),
+}
+
+impl fmt::Display for CopyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfBounds(refused) => refused.fmt(f),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for CopyError {}
+
+impl From<OutOfBounds> for CopyError {
+    fn from(refused: OutOfBounds) -> Self {
+        Self::OutOfBounds(refused)
+    }
+}
+
+impl From<Fault> for CopyError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 /// A reading end.
 #[derive(Debug)]
 pub struct Reader {
@@ -139,9 +174,13 @@ impl Reader {
         if sequence < self.seen {
             return Err(Fault::Backwards);
         }
-        Ok((sequence > self.seen).then(|| Message {
+        if sequence == self.seen {
+            return Ok(None);
+        }
+        let length = self.length.load();
+        Ok(self.peer.is_valid().then(|| Message {
             sequence,
-            length: usize::try_from(self.length.load())
+            length: usize::try_from(length)
                 .unwrap_or(usize::MAX)
                 .min(self.body.len()),
         }))
@@ -150,14 +189,20 @@ impl Reader {
     /// Copies bytes of a message out.
     ///
     /// # Errors
-    /// [`OutOfBounds`] if the message has fewer bytes.
+    /// [`CopyError`]; what `to` holds then is not the message's.
     pub fn copy_out(
         &self,
         message: Message,
         offset: usize,
         to: &mut [u8],
-    ) -> Result<(), OutOfBounds> {
-        self.body.sub(0, message.length)?.copy_out(offset, to)
+    ) -> Result<(), CopyError> {
+        self.body.sub(0, message.length)?.copy_out(offset, to)?;
+        load_load_fence();
+        if self.peer.is_valid() {
+            Ok(())
+        } else {
+            Err(Fault::Withdrawn.into())
+        }
     }
 
     /// Tells the writer that this reader is done with a message, and whether the writer must be

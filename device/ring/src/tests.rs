@@ -246,6 +246,22 @@ fn lies_of_a_peer_are_named() {
     assert_eq!(reader.poll(), Err(Fault::Backwards));
 }
 
+/// The pages of an end whose grants have ended may be empty from one load to the next.
+#[test]
+fn a_message_whose_pages_went_away_is_no_message() {
+    let channel = Channel::new();
+    let range = channel.range.shared();
+    let mut writer = channel.writer();
+    let mut reader = channel.reader(0);
+    writer.write(0, b"whole").unwrap();
+    writer.publish(5).unwrap();
+    let message = reader.poll().unwrap().unwrap();
+    range.fill(0, range.len(), 0).unwrap();
+    let refused = reader.copy_out(message, 0, &mut [0; 5]);
+    assert_eq!(refused, Err(Fault::Withdrawn.into()));
+    assert_eq!(reader.poll(), Ok(None));
+}
+
 /// What a hostile peer does to its memory between two calls of the other end.
 fn store_anything(memory: Shared, (place, value, small): (usize, u64, bool)) {
     // Mostly the words that mean something: the page's fields and the slots' headers.
@@ -336,7 +352,8 @@ proptest! {
             store_anything(channel.range.shared(), *store);
             if let Ok(Some(message)) = reader.poll() {
                 prop_assert!(message.length <= RANGE - PAGE);
-                reader.copy_out(message, 0, &mut buffer[..message.length]).unwrap();
+                let outcome = reader.copy_out(message, 0, &mut buffer[..message.length]);
+                prop_assert_eq!(outcome, Ok(()));
                 let _ = reader.acknowledge(message);
             }
         }

@@ -72,7 +72,14 @@ fn memory(integrity: Integrity) -> (Shared, Shared) {
 }
 
 fn ring(overwrite: bool, integrity: Integrity) -> (Producer<[ReaderLine; 1]>, Consumer) {
-    let (range, line) = memory(integrity);
+    ring_in(memory(integrity), overwrite, integrity)
+}
+
+fn ring_in(
+    (range, line): (Shared, Shared),
+    overwrite: bool,
+    integrity: Integrity,
+) -> (Producer<[ReaderLine; 1]>, Consumer) {
     let geometry = Geometry {
         slot_bytes: 8,
         overwrite,
@@ -294,6 +301,68 @@ fn a_region_reader_that_sleeps_is_woken() {
         assert_eq!((message.sequence, u64::from_le_bytes(bytes)), (1, 5));
         thread.join().unwrap();
     });
+}
+
+/// A region's pages become empty at any moment: its reader finds the message whole, or none.
+#[test]
+fn a_region_that_goes_away_is_never_torn() {
+    check(3, || {
+        let (range, line) = memory(Integrity::None);
+        let readers = [ReaderLine::new(line, EPOCH).unwrap()];
+        let mut writer = region::Writer::start(range, readers, EPOCH).unwrap();
+        let mut reader = region::Reader::join(range, line, EPOCH).unwrap();
+        writer.write(0, &5_u64.to_le_bytes()).unwrap();
+        writer.publish(8).unwrap();
+        let thread = thread::spawn(move || {
+            // All at once, as far as a reader can tell: whoever sees one sees the epoch.
+            for word in [head::EPOCH, head::SEQUENCE, head::LENGTH, PAGE] {
+                range.store_u64(word, 0).unwrap();
+            }
+        });
+        if let Some(message) = reader.poll().unwrap() {
+            assert_eq!((message.sequence, message.length), (1, 8));
+            let mut bytes = [0; 8];
+            if reader.copy_out(message, 0, &mut bytes).is_ok() {
+                assert_eq!(u64::from_le_bytes(bytes), 5);
+            }
+        }
+        thread.join().unwrap();
+    });
+}
+
+/// The same with the slots of a ring.
+#[test]
+fn a_slot_that_goes_away_is_never_torn() {
+    for integrity in [Integrity::None, Integrity::Crc32c] {
+        check(3, move || {
+            let (range, line) = memory(integrity);
+            let (mut producer, mut consumer) = ring_in((range, line), false, integrity);
+            let payload = PAGE + slot_header_bytes(integrity) as usize;
+            let mut loan = producer.loan().unwrap();
+            loan.write(0, &5_u64.to_le_bytes()).unwrap();
+            match integrity {
+                Integrity::None => loan.stage(8).unwrap(),
+                _ => loan.stage_sealed(8, &seal(1, 5)).unwrap(),
+            }
+            producer.publish();
+            let thread = thread::spawn(move || {
+                for word in [head::EPOCH, PAGE + slot::NUMBER, head::SEQUENCE, payload] {
+                    range.store_u64(word, 0).unwrap();
+                }
+            });
+            let mut bytes = [0; 8];
+            let received = match integrity {
+                Integrity::None => consumer.receive(&mut bytes),
+                // Whatever the seal says: its slot is not there any more.
+                _ => consumer.receive_sealed(&mut bytes, 8, |_, _| Ok(())),
+            };
+            if let Ok(Some(received)) = received {
+                assert_eq!((received.number, received.length), (1, 8));
+                assert_eq!(u64::from_le_bytes(bytes), 5);
+            }
+            thread.join().unwrap();
+        });
+    }
 }
 
 /// Without the second look, loom finds the lost wake-up: the consumer goes to sleep, and the

@@ -301,11 +301,11 @@ impl End {
         }
     }
 
-    /// The error itself, unless it is the peer's fault and the grants have ended meanwhile: then
-    /// the memory is not the peer's any more, and nobody is to blame for what is in it.
+    /// The error itself, unless it says that the memory is wrong and the grants have ended meanwhile:
+    /// then it is not the peer's memory any more, and nobody is to blame for what is in it.
     pub(crate) fn blame(&mut self, error: Error) -> Error {
         match error {
-            Error::Peer(_) => self.check().err().unwrap_or(error),
+            Error::Peer(_) | Error::Integrity(_) => self.check().err().unwrap_or(error),
             error => error,
         }
     }

@@ -9,6 +9,7 @@ use sivshm_handshake::service::ServiceFault;
 use sivshm_handshake::service::wire::ServiceRefusal;
 use sivshm_ring::OutOfBounds;
 use sivshm_ring::line::Fault;
+use sivshm_ring::region::CopyError;
 use sivshm_ring::slots::IntegrityFault;
 
 use crate::integrity::KeyFault;
@@ -166,6 +167,15 @@ impl From<OutOfBounds> for Error {
         Self::TooLong {
             needed: refused.offset.saturating_add(refused.bytes),
             available: refused.len,
+        }
+    }
+}
+
+impl From<CopyError> for Error {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::OutOfBounds(refused) => refused.into(),
+            CopyError::Fault(fault) => fault.into(),
         }
     }
 }

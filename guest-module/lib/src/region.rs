@@ -152,7 +152,8 @@ impl RegionReader {
     /// copy the same bytes twice.
     ///
     /// # Errors
-    /// [`Error::TooLong`], [`Error::Revoked`].
+    /// [`Error::TooLong`], [`Error::Revoked`], [`Error::Peer`]; what `to` holds then is of no
+    /// message.
     pub fn copy_out(
         &mut self,
         message: Message,
@@ -160,7 +161,8 @@ impl RegionReader {
         to: &mut [u8],
     ) -> Result<(), Error> {
         self.end.check()?;
-        Ok(self.core.copy_out(message, offset, to)?)
+        let copied = self.core.copy_out(message, offset, to);
+        copied.map_err(|error| self.end.blame(error.into()))
     }
 
     /// Tells the writer that this reader is done with a message.

@@ -80,7 +80,7 @@ enum Found {
     Slot(Header),
     /// A length that no slot has.
     Corrupt,
-    /// Nothing: no slot was written there yet, or the next one is being written.
+    /// Nothing: no slot was written there yet, or it went away while it was copied.
     Nothing,
 }
 
@@ -273,8 +273,8 @@ impl Consumer {
         slot.payload.copy_out(0, space.get_mut(..copied)?).ok()?;
         load_load_fence();
         // SYNC POINT: slot-overwritten
-        let overwritten = self.overwrite && slot.number.load() != number;
-        Some(if number == 0 || overwritten {
+        let changed = slot.number.load() != number;
+        Some(if number == 0 || changed {
             Found::Nothing
         } else if claimed > copied {
             Found::Corrupt
