@@ -152,6 +152,12 @@ const char *sivshm_last_error(void);
 // Opens a session for a service: at `path`, or where this program runs if `path` is null. The
 // identity may be freed afterwards.
 //
+// In a guest, the first channel that is opened makes the library take `SIGBUS`, so that an access
+// survives that the other end closes. Signals that are not of its own memory go to whoever had them
+// before. A program that installs a handler later keeps the action that `sigaction` gives back, and
+// calls its handler, with all three arguments, for every address that it does not know. No thread
+// that uses a channel may block the signal. The library can't be unloaded from then on.
+//
 // # Safety
 // `identity` is a live identity; `path` is null or a string; `*session` is writable.
 int sivshm_session_open(const sivshm_identity *identity,

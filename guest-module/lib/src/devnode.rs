@@ -164,7 +164,7 @@ impl Backend for DevNode {
     fn map(&self, granted: &Granted) -> Result<Mapping, Error> {
         let Granted { slot, grant } = granted;
         let offset = u64::from(*slot) << GRANT_OFFSET_SHIFT;
-        Mapping::new(&*self.file, offset, grant.length, grant.access)
+        Mapping::watched(&*self.file, offset, grant.length, grant.access)
             .map_err(Error::host("map a granted range"))
     }
 

@@ -52,10 +52,28 @@
 //! new epoch. With several readers, a writer's end ends with the first of them, and its renewal
 //! goes on in the same epoch.
 //!
-//! A grant may end between the question whether it stands and the access: in a guest the kernel
-//! then answers the access with `SIGBUS`, in this process and in no other. A program that must
-//! survive this handles the signal or keeps the channel in a child. In an attached process the
-//! pages are replaced by empty ones instead.
+//! A grant may end between the question whether it stands and the access. The access then finds empty
+//! pages, nothing of which is taken for data, and the next question has the answer. In an attached
+//! process the library puts them there by itself. In a guest the kernel takes the pages of the grant
+//! away and answers the access with `SIGBUS`.
+//!
+//! # `SIGBUS`
+//!
+//! So in a guest the library takes this signal for the whole process when it first maps a grant: for
+//! an address in a mapping of its own it puts empty pages there and has the access repeated; every other
+//! signal goes to whoever had it before, as if the library were not there. It needs no room on the
+//! stack of a thread that has another for signals (`SA_ONSTACK`), and keeps `errno`. What a program
+//! has to know:
+//!
+//! - A handler that is installed before the first channel is opened needs nothing. One that is
+//!   installed later must keep the action that `sigaction` gives back and call its handler, with all
+//!   three arguments, for every address that it does not know.
+//! - A thread that blocks `SIGBUS` and uses an end dies with its process: nobody can handle a fault
+//!   there.
+//! - Once a channel was open, the library can't be unloaded (`dlclose`).
+//! - In a process that locks all memory (`mlockall` with `MCL_FUTURE`) the empty pages take as much of
+//!   it as the mapping is long.
+//! - A forked child inherits the handler and no mapping.
 
 mod attached;
 mod backend;
