@@ -69,10 +69,8 @@ impl Wish {
     }
 }
 
-/// Whether a pairing that ended so is wanted again.
+/// Whether a pairing that ended so is wanted again. An SVID that has ended or is withdrawn is the other
+/// end's, which can come back with a new one: with the own SVID the whole session ends.
 pub(super) const fn reopens(reason: Reason) -> bool {
-    !matches!(
-        reason,
-        Reason::Closed | Reason::Admin | Reason::Policy | Reason::Withdrawn | Reason::Expired
-    )
+    !matches!(reason, Reason::Closed | Reason::Admin | Reason::Policy)
 }

@@ -64,13 +64,7 @@ fn what_can_heal_is_wanted_again_and_nothing_else() {
         assert_eq!(refusal.by, cast.device_b.id());
         assert_eq!(world.a.client.deadline().is_some(), *heals);
     }
-    let last = [
-        Reason::Closed,
-        Reason::Admin,
-        Reason::Policy,
-        Reason::Withdrawn,
-        Reason::Expired,
-    ];
+    let last = [Reason::Closed, Reason::Admin, Reason::Policy];
     for (reason, _, _) in REASONS {
         let mut world = World::new(&cast);
         world.run().assert_opened();

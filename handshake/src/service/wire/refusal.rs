@@ -52,12 +52,12 @@ pub const SERVICE_REFUSALS: &[(RefusalReason, u16, &str, bool)] = &[
         "an SVID is not to be believed here",
         true,
     ),
-    (RefusalReason::Expired, 3, "an SVID has ended", false),
+    (RefusalReason::Expired, 3, "an SVID has ended", true),
     (
         RefusalReason::Withdrawn,
         4,
         "an SVID is on the revocation list",
-        false,
+        true,
     ),
     (
         RefusalReason::Peer,
