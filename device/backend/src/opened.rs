@@ -19,6 +19,7 @@ use sivshm_policy::plan::{Plan, Vm};
 use sivshm_sys::clock::since_boot;
 use sivshm_sys::eventfd;
 use sivshm_sys::facts::FdInfo;
+use sivshm_sys::features::{self, Lacking};
 use sivshm_sys::map::Mapping;
 use sivshm_sys::memfd::{self, Ownership};
 use sivshm_sys::sandbox::Limits;
@@ -36,6 +37,9 @@ use crate::{boot, limits, slices};
 /// Why a device process can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The kernel is too old, or built without something.
+    #[error("host: {0}")]
+    Kernel(#[from] Lacking),
     /// The policy can't be read or is wrong.
     #[error(transparent)]
     Policy(#[from] LoadError),
@@ -122,6 +126,7 @@ impl Opened {
     /// The first thing that is wrong or that the host refuses. Sockets are bound last, so that a
     /// process that can't start leaves another one's alone.
     pub fn open(config: Config) -> Result<Self, OpenError> {
+        features::check()?;
         let plan = sivshm_policy::load(&config.policy)?;
         let narrowing = narrowing(&plan, config.narrowed.as_deref())?;
         let (me, vm) = plan.vm(config.vm).ok_or(OpenError::NoSuchVm(config.vm))?;

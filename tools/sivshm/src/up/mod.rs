@@ -4,7 +4,6 @@ mod backoff;
 mod detach;
 mod device;
 mod directories;
-mod kernel;
 pub mod register;
 mod supervisor;
 mod watch;
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use sivshm_abi::name::{TrustDomain, VmName};
 use sivshm_device::ids::{FIRST_ID, IdMap};
 use sivshm_policy::plan::Plan;
+use sivshm_sys::features;
 
 use self::device::Launcher;
 pub use self::device::PATIENCE;
@@ -128,7 +128,7 @@ pub fn run(args: &Args) -> Outcome {
             plan.trust_domain
         )));
     }
-    kernel::check()?;
+    features::check().map_err(|lacking| Failure::Unsupported(lacking.to_string()))?;
     let layout = Layout::new(&args.at.root, plan.trust_domain)?;
     if args.detach {
         let ready = detach::behind(&layout)?;
