@@ -59,7 +59,7 @@ fn a_withdrawn_service_is_refused_by_everybody_who_has_the_list() {
     let mut world = World::new(&cast);
     world.run().assert_nothing_opened();
     assert_eq!(world.b.fault(), Some(revoked.clone()));
-    assert!(!revoked.reason().heals());
+    assert!(revoked.reason().heals());
 }
 
 #[test]
