@@ -291,6 +291,20 @@ fn a_peer_makes_this_process_verify_at_a_bounded_rate() {
     assert_eq!(floods(now, 1), 1);
     assert_eq!(floods(now + SECOND / 64 - MOMENT, 1), 2);
     assert_eq!(floods(now + SECOND / 64, 1), 2);
+    // What comes after an open counts as well, whether or not it is awaited.
+    let now = now + 100 * SECOND;
+    assert_eq!(floods(now, 12 + 6 - 1), 2);
+    let want = Message {
+        content: Content::Want {
+            peer: service("b", "answer"),
+            integrity: None,
+        },
+        ..end()
+    };
+    for message in [open.clone(), want] {
+        b.0.borrow_mut().on_peer_message(0, message, now).unwrap();
+    }
+    assert_eq!(records(&host, "b", &flood), 3);
 }
 
 #[test]
