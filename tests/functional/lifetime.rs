@@ -2,6 +2,8 @@
 //! real device processes, with a service's program in place of each VM.
 
 #[cfg(test)]
+mod lifetime_clock;
+#[cfg(test)]
 mod lifetime_ends;
 #[cfg(test)]
 mod lifetime_kills;

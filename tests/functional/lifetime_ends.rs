@@ -17,10 +17,10 @@ use sivshm_tests::service::{SERVICE_LIMIT, channel, grants, wait_status};
 
 use crate::lifetime_service::{AB, CLEAN_WITHIN, Service, TWO, policy, up};
 
-const HOUR: Duration = Duration::from_secs(60 * 60);
+pub const HOUR: Duration = Duration::from_secs(60 * 60);
 
 const ADMIN: &str = "revoked by the operator";
-const EXPIRED: &str = "an SVID has ended; renew it";
+pub const EXPIRED: &str = "an SVID has ended; renew it";
 const WITHDRAWN: &str = "an SVID is on the revocation list";
 const POLICY: &str = "the policy in force does not have the channel any more";
 
@@ -132,13 +132,13 @@ fn a_service_is_put_on_the_revocation_list() {
     run().unwrap();
 }
 
-/// Puts another CA in the deployment's place, which reaches back, and gives every party a new
+/// Puts another CA in the deployment's place, which reaches back so far, and gives every party a new
 /// SVID.
-fn backdate(deployment: &Deployment) -> Result<Authority> {
+pub fn backdate(deployment: &Deployment, reach: Duration) -> Result<Authority> {
     let etc = deployment.etc();
     fs::remove_dir_all(etc.join("ca"))?;
     let domain = TrustDomain::new(deployment.domain())?;
-    let began = SystemTime::now() - 2 * HOUR;
+    let began = SystemTime::now() - reach;
     let mut ca = Authority::init(&etc.join("ca"), &domain, began)?;
     for name in ["bundle.pem", "crl.pem"] {
         fs::copy(etc.join("ca").join(name), etc.join(name))?;
@@ -154,7 +154,8 @@ fn backdate(deployment: &Deployment) -> Result<Authority> {
     Ok(ca)
 }
 
-fn issue(
+/// Gives a VM's service another SVID.
+pub fn issue(
     deployment: &Deployment,
     ca: &mut Authority,
     vm: &str,
@@ -180,7 +181,7 @@ fn the_svid_of_a_service_runs_out() {
         let artifacts = Artifacts::from_env()?;
         let text = policy(1, &THREE, &[AB.1, AG.1]);
         let mut deployment = Deployment::new(&artifacts, &text, None)?;
-        let mut ca = backdate(&deployment)?;
+        let mut ca = backdate(&deployment, 2 * HOUR)?;
         deployment.up()?;
         let last = SystemTime::now() + LEFT;
         issue(&deployment, &mut ca, "beta", HOUR, last - HOUR)?;

@@ -36,6 +36,9 @@ pub struct VmArtifacts {
     pub hostile_ko: PathBuf,
     /// A static busybox.
     pub busybox: PathBuf,
+    /// A kernel on which device processes run, for tests that need a host of their own; absent if none
+    /// was fetched.
+    pub host_kernel: Option<PathBuf>,
 }
 
 impl Artifacts {

@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod descriptors;
 pub mod document;
 pub mod guest;
+pub mod host;
 pub mod input;
 pub mod job;
 pub mod process;

@@ -134,6 +134,7 @@ fn vm() -> Result<VmArtifacts> {
         hostile_ko: hostile_module(kmod::System::Host, &headers, &out.join("hostile"))?,
         kernel,
         modules,
+        host_kernel: None,
     })
 }
 

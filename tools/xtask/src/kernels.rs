@@ -7,12 +7,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use sivshm_tests::artifacts::{ARTIFACTS_VARIABLE, VmArtifacts};
 
+use crate::host_kernel::MIRROR;
 use crate::setup::{self, Missing, Purpose, numbers_of};
 use crate::workspace::{cargo, root, shown, target};
 use crate::{build, kmod};
-
-/// Where Debian's packages are.
-const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// The release whose compiler builds for all kernels below.
 const RELEASE: &str = "trixie";

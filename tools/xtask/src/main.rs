@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod check;
 mod demo;
+mod host_kernel;
 mod kernels;
 mod kmod;
 mod model;

@@ -40,9 +40,13 @@ pub enum Purpose {
     Model,
 }
 
+/// The keys that Debian signs its packages with.
+pub const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// How to see that a package is there.
 enum Sign {
     Command(&'static str),
+    File(&'static str),
     GuestKernel,
 }
 
@@ -105,6 +109,12 @@ const GUESTS: &[Need] = &[
         debian: "cpio",
         ubuntu: "cpio",
         why: "packs guest images",
+    },
+    Need {
+        sign: Sign::File(DEBIAN_KEYS),
+        debian: "debian-archive-keyring",
+        ubuntu: "debian-archive-keyring",
+        why: "verifies the kernel of hosts that are guests",
     },
 ];
 
@@ -229,6 +239,7 @@ impl Sign {
     fn seen(&self) -> bool {
         match self {
             Self::Command(name) => command_path(name).is_some(),
+            Self::File(path) => Path::new(path).exists(),
             Self::GuestKernel => guest_kernel().is_some(),
         }
     }

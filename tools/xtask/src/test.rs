@@ -3,8 +3,8 @@
 use anyhow::Result;
 use sivshm_tests::artifacts::ARTIFACTS_VARIABLE;
 
-use crate::build;
 use crate::workspace::{cargo, shown, target};
+use crate::{build, host_kernel};
 
 /// Build everything and run every test: unit, property, conformance, functional and security
 /// tests, and the models of the rings.
@@ -22,7 +22,11 @@ pub struct Args {
 
 /// Runs the task.
 pub fn run(args: &Args) -> Result<()> {
-    build::all(!args.no_vm)?;
+    let mut artifacts = build::all(!args.no_vm)?;
+    if let Some(vm) = &mut artifacts.vm {
+        vm.host_kernel = Some(host_kernel::fetched()?);
+        artifacts.write(&build::artifacts_file()?)?;
+    }
     shown(
         cargo()?
             .args(["test", "--workspace", "--no-fail-fast", "--"])
