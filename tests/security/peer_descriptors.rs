@@ -257,7 +257,7 @@ fn harmful() -> [OwnedFd; 4] {
     [lingering().into(), pipe, terminal.master, fuse]
 }
 
-/// A socket whose last holder waits in `close` for half a minute: nobody takes what it has to send.
+/// A socket whose last holder waits in `close` for a minute: nobody takes what it has to send.
 fn lingering() -> TcpStream {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -272,7 +272,7 @@ fn lingering() -> TcpStream {
     assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     let linger = libc::linger {
         l_onoff: 1,
-        l_linger: 30,
+        l_linger: 60,
     };
     setsockopt(&socket, sockopt::Linger, &linger).unwrap();
     socket

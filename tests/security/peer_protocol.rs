@@ -146,6 +146,9 @@ fn message_out_of_turn() {
     scene.assert_honest("camera");
 }
 
+/// Less than a whole first flight takes, of one byte a second.
+const ALL_BYTES: Duration = Duration::from_secs(100);
+
 #[test]
 fn one_byte_a_second() {
     let Some(scene) = Scene::without(&["beacon", "camera"]) else {
@@ -158,7 +161,9 @@ fn one_byte_a_second() {
         scope.spawn(move || {
             impostor.user.act(|| {
                 let mut talk = impostor.meet();
-                for byte in talk.first_bytes() {
+                let bytes = talk.first_bytes();
+                assert!(bytes.len() as u64 > ALL_BYTES.as_secs());
+                for byte in bytes {
                     let sent = talk.send(&[byte], &[]);
                     let _ = first.send(());
                     if sent.is_err() || talk.stirs(Duration::from_secs(1)) {
@@ -171,7 +176,7 @@ fn one_byte_a_second() {
         scene.assert_honest("beacon");
     });
     assert!(began.elapsed() >= HANDSHAKE_TIMEOUT);
-    assert!(began.elapsed() < 2 * HANDSHAKE_TIMEOUT);
+    assert!(began.elapsed() < ALL_BYTES);
     let user = scene.user("camera");
     let reason = "peer: nothing for too long while waiting for the TLS handshake";
     scene.assert_refused(user, "peer", reason);
@@ -184,7 +189,6 @@ fn descriptors_that_never_come() {
         return;
     };
     let impostor = scene.impostor("camera");
-    let began = Instant::now();
     let mut talk = impostor.user.act(|| {
         let mut talk = impostor.meet();
         talk.shake().unwrap();
@@ -194,7 +198,6 @@ fn descriptors_that_never_come() {
     });
     scene.assert_honest("beacon");
     assert_eq!(talk.end(), told(RefusalCode::Timeout));
-    assert!(began.elapsed() < 2 * HANDSHAKE_TIMEOUT);
     let reason = "peer: nothing for too long while waiting for `rights`";
     scene.assert_refused(impostor.user, "peer", reason);
     scene.assert_honest("camera");

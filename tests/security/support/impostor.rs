@@ -14,8 +14,8 @@ use super::identity::Svid;
 use super::talk::{End, Talk};
 use super::user::User;
 
-/// Longest time until a victim dials: ten times its longest back-off.
-const DIALED_WITHIN: Duration = Duration::from_secs(10);
+/// Longest time until a victim dials: sixty times its longest back-off.
+const DIALED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Whoever plays a VM's device process. Made by [`super::scene::Scene::impostor`] it is honest.
 #[derive(Debug)]

@@ -38,7 +38,7 @@ use super::talk::{End, Talk};
 
 /// Longest time for the victim, or its service, to say something that is not due at a later time: an
 /// honest service rests up to 5 s after it was refused often.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(8);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// The service of the impostor's VM whose key the impostor has.
 pub const APP: &str = "app";

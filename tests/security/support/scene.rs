@@ -41,11 +41,12 @@ mod services;
 /// The VM whose device process is attacked.
 pub const VICTIM: &str = "ivi";
 
-/// Longest time for a victim under attack to answer its operator, or to establish an honest peer.
-pub const RESPONSIVE: Duration = Duration::from_secs(2);
+/// Longest time for a victim under attack to answer its operator, or to establish an honest peer: half
+/// of that for which the worst descriptor would stall it, and much more than it takes.
+pub const RESPONSIVE: Duration = Duration::from_secs(30);
 
 /// Longest time for a record to appear, or a process to be gone.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at something that can't be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

@@ -19,8 +19,8 @@ use sivshm_sys::scm;
 
 use super::identity::Svid;
 
-/// Longest time that an impostor waits for a victim's word: twice what a whole handshake may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that an impostor waits for a victim's word: twelve times what a whole handshake may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a conversation ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
