@@ -17,7 +17,10 @@ use crate::process::{Process, output_of};
 const UP_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest time for a deployment to end everything it started.
-const DOWN_LIMIT: Duration = Duration::from_secs(20);
+const DOWN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Lines that are shown of the end of each log of a deployment that was not taken down.
+const LOG_LINES: usize = 40;
 
 /// The user that stands for "not root" where a test needs one.
 pub const PLAIN_USER: u32 = 1000;
@@ -232,6 +235,23 @@ impl Deployment {
         command
     }
 
+    /// The ends of the logs of all device processes: who reads of a failed test has nothing else.
+    fn logs(&self) -> String {
+        let mut shown = String::new();
+        for vm in &self.vms {
+            for end in ["log", "audit.jsonl"] {
+                let path = self.log_dir().join(format!("{vm}.{end}"));
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                shown += &format!("{}, of {} lines:\n", path.display(), lines.len());
+                for line in lines.iter().skip(lines.len().saturating_sub(LOG_LINES)) {
+                    shown += &format!("  {line}\n");
+                }
+            }
+        }
+        shown
+    }
+
     fn as_user(&self, program: PathBuf) -> Command {
         let Some(user) = self.user else {
             return Command::new(program);
@@ -314,5 +334,6 @@ impl Drop for Deployment {
         if let Err(error) = up.finish(DOWN_LIMIT) {
             eprintln!("{error:#}");
         }
+        eprintln!("{}", self.logs());
     }
 }
