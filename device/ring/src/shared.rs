@@ -260,13 +260,13 @@ mod tests {
         assert!(shared.sub(64, 0).unwrap().is_empty());
     }
 
-    /// Longer than what is copied by words.
-    const LEN: usize = 1024;
+    /// Longer than what is copied in blocks.
+    const LEN: usize = 4096;
 
     proptest! {
         #[test]
         fn copies_and_fills_touch_exactly_their_bytes(
-            offset in 0_usize..1280, bytes in proptest::collection::vec(any::<u8>(), 0..1280),
+            offset in 0_usize..4608, bytes in proptest::collection::vec(any::<u8>(), 0..4608),
             fill in any::<u8>(),
         ) {
             let memory = Memory::new(LEN);
