@@ -1,4 +1,4 @@
-//! `cargo xtask kernels`: the module on the other kernels that it is for.
+//! `cargo xtask kernels`: the module, and device processes, on other kernels.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use sivshm_tests::artifacts::{ARTIFACTS_VARIABLE, VmArtifacts};
 use crate::host_kernel::MIRROR;
 use crate::setup::{self, Missing, Purpose, numbers_of};
 use crate::workspace::{cargo, root, shown, target};
-use crate::{build, kmod};
+use crate::{build, hosts, kmod};
 
 /// The release whose compiler builds for all kernels below.
 const RELEASE: &str = "trixie";
@@ -21,11 +21,11 @@ const LINES: [(&str, &str); 2] = [("6.12.", RELEASE), ("7.", "trixie-backports")
 /// The tests that boot a guest with the module.
 const TESTS: [&str; 3] = ["functional_vm", "security_guest", "security_guest_kernel"];
 
-/// Build the module for Linux 6.12 and 7.x, and run the tests of guests on each.
+/// Build the module for Linux 6.12 and 7.x, and run the tests of guests, and those of hosts, on each.
 ///
 /// Sets up a Debian system with both kernels, their headers, their compiler and a newer QEMU below
 /// the target folder (1.3 GB, some minutes; only the first time), builds the module in it with every warning an
-/// error, and boots what the guest tests boot. Needs root for the system of its own.
+/// error, boots what the guest tests boot, and a host that runs device processes. Needs root for the system of its own.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only kernels whose version begins so
@@ -76,6 +76,8 @@ pub fn run(args: &Args) -> Result<()> {
                 .env(ARTIFACTS_VARIABLE, &file),
         )?;
         println!("Linux {version}: every test of guests passes");
+        hosts::test(&artifacts, &chroot.join(format!("boot/vmlinuz-{version}")))?;
+        println!("Linux {version}: every test of hosts passes");
     }
     Ok(())
 }

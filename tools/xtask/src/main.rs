@@ -6,6 +6,7 @@ mod build;
 mod check;
 mod demo;
 mod host_kernel;
+mod hosts;
 mod kernels;
 mod kmod;
 mod model;
