@@ -4,6 +4,7 @@
 //! Each subcommand prints one line of JSON with raw samples; `cargo xtask bench` does the arithmetic.
 #![deny(unsafe_code)]
 
+mod carrier;
 mod doorbell;
 mod keep;
 mod local;

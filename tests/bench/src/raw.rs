@@ -1,8 +1,9 @@
-//! Mapped memory that SIVSHM has nothing to do with: what a `ring` is compared with.
+//! Memory that two processes map and that SIVSHM has nothing to do with, and payloads that cross it
+//! without any protocol worth the name: what rings are compared with.
 //!
 //! Payloads are copied in and out as by a ring, but by `memcpy`. A count of payloads sent and one of
-//! those received, each in a cache line of its own, are all the protocol there is: it trusts both
-//! ends, carries no lengths and can't sleep.
+//! those received, each in a cache line of its own, are all there is: it trusts both ends, carries no
+//! lengths and can't sleep.
 #![expect(
     unsafe_code,
     reason = "the benchmark measures what the safe views are made of"
@@ -12,70 +13,114 @@
     reason = "the door to atomics is part of what is measured"
 )]
 
+use std::fs::File;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use sivshm_ring::Shared;
 
-use crate::ring::{In, Out, SLOTS, look};
+use crate::carrier::{In, Out, look};
 
 /// Where the count of payloads received is; that of those sent is at 0.
 const RECEIVED: usize = 64;
 /// Where the payloads begin.
 const SLOTS_AT: usize = 4096;
 
-/// Shared memory of the program's own, for as long as it runs.
-fn map(bytes: u64) -> Result<(NonNull<u8>, usize)> {
-    let length = NonZeroUsize::new(usize::try_from(bytes)?).context("no bytes to map")?;
-    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
-    // SAFETY: no address is given, so the kernel replaces no existing mapping.
-    let base = unsafe { mmap_anonymous(None, length, access, flags) }?;
-    Ok((base.cast(), length.get()))
+/// A file that this process and another one map whole, for as long as they run. Who takes parts of
+/// it in the same order gets the same parts.
+pub struct Memory {
+    base: NonNull<u8>,
+    length: usize,
+    taken: usize,
 }
 
-/// Memory for a ring or a line.
-pub fn memory(bytes: u64) -> Result<Shared> {
-    let (base, len) = map(bytes)?;
-    // SAFETY:
-    // - `base..base + len` was mapped just now, readable and writable, and nothing unmaps it;
-    // - nobody refers to it otherwise.
-    Ok(unsafe { Shared::new(base, len) })
+/// A part of it.
+#[derive(Clone, Copy)]
+pub struct Part {
+    base: NonNull<u8>,
+    length: usize,
 }
 
-/// One end.
+impl Memory {
+    /// Maps a file.
+    pub fn map(path: &Path) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        let length = usize::try_from(file.metadata()?.len())?;
+        let bytes = NonZeroUsize::new(length).context("no bytes to map")?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: no address is given, so the kernel replaces no existing mapping.
+        let base = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, &file, 0) }?;
+        Ok(Self {
+            base: base.cast(),
+            length,
+            taken: 0,
+        })
+    }
+
+    /// The next bytes, from a page of their own on.
+    pub fn take(&mut self, bytes: u64) -> Result<Part> {
+        let length = usize::try_from(bytes)?;
+        let whole = length.next_multiple_of(4096);
+        let left = self.length - self.taken;
+        let left = left.checked_sub(whole).context("the file is too short")?;
+        // SAFETY: the file is mapped for `length` bytes, of which at least `whole` are left.
+        let base = unsafe { self.base.add(self.taken) };
+        self.taken = self.length - left;
+        Ok(Part { base, length })
+    }
+}
+
+impl Part {
+    /// The part as rings use it.
+    pub const fn shared(self) -> Shared {
+        // SAFETY:
+        // - `base..base + length` is mapped, readable and writable, and nothing unmaps it;
+        // - nobody refers to it otherwise: parts do not overlap.
+        unsafe { Shared::new(self.base, self.length) }
+    }
+}
+
+/// Payloads of one length in one direction, as one end sees them.
 pub struct Raw {
     base: NonNull<u8>,
     payload: usize,
+    slots: u64,
     done: u64,
 }
 
-// SAFETY: an address of memory that stays mapped; each end is used by one thread at a time.
-unsafe impl Send for Raw {}
-
-/// The two ends over fresh memory.
-pub fn open(payload: u32) -> Result<(RawSender, RawReceiver)> {
-    let payload = usize::try_from(payload)?.next_multiple_of(64);
-    let slots = usize::try_from(SLOTS)? * payload;
-    let (base, _) = map(u64::try_from(SLOTS_AT + slots)?)?;
-    let end = || Raw {
-        base,
-        payload,
-        done: 0,
-    };
-    Ok((RawSender(end()), RawReceiver(end())))
-}
-
 /// The writing end.
-pub struct RawSender(Raw);
+pub struct RawOut(Raw);
 
 /// The reading end.
-pub struct RawReceiver(Raw);
+pub struct RawIn(Raw);
 
 impl Raw {
+    /// Takes memory for as many payloads.
+    pub fn open(memory: &mut Memory, payload: u32, slots: u64) -> Result<Self> {
+        let payload = usize::try_from(payload)?.next_multiple_of(64);
+        let bytes = SLOTS_AT + usize::try_from(slots)? * payload;
+        Ok(Self {
+            base: memory.take(bytes.try_into()?)?.base,
+            payload,
+            slots,
+            done: 0,
+        })
+    }
+
+    /// The writing end.
+    pub const fn out(self) -> RawOut {
+        RawOut(self)
+    }
+
+    /// The reading end.
+    pub const fn home(self) -> RawIn {
+        RawIn(self)
+    }
+
     fn count(&self, offset: usize) -> &AtomicU64 {
         // SAFETY:
         // - `offset` is 0 or `RECEIVED`: a word of the mapping, aligned to 64, that is only used
@@ -86,17 +131,17 @@ impl Raw {
 
     /// The place of the payload that is next.
     fn slot(&self) -> *mut u8 {
-        let slot = usize::try_from(self.done % u64::from(SLOTS)).unwrap_or(0);
-        // SAFETY: `slot` is below `SLOTS`, for as many of which `open` has mapped memory.
+        let slot = usize::try_from(self.done % self.slots).unwrap_or(0);
+        // SAFETY: `slot` is below `slots`, for as many of which `open` has taken memory.
         unsafe { self.base.add(SLOTS_AT + slot * self.payload) }.as_ptr()
     }
 }
 
-impl Out for RawSender {
+impl Out for RawOut {
     fn send(&mut self, payload: &[u8]) -> Result<()> {
         let Self(raw) = self;
         look(|| {
-            let room = raw.done - raw.count(RECEIVED).load(Ordering::Acquire) < u64::from(SLOTS);
+            let room = raw.done - raw.count(RECEIVED).load(Ordering::Acquire) < raw.slots;
             Ok(room.then_some(()))
         })?;
         // SAFETY:
@@ -112,7 +157,7 @@ impl Out for RawSender {
     }
 }
 
-impl In for RawReceiver {
+impl In for RawIn {
     fn receive(&mut self, to: &mut [u8]) -> Result<()> {
         let Self(raw) = self;
         look(|| Ok((raw.count(0).load(Ordering::Acquire) != raw.done).then_some(())))?;

@@ -1,183 +1,300 @@
-//! What a `ring` channel costs beside the memory it lies in: round trips and throughput of payloads
-//! of several sizes, without integrity, with `crc32c` and with `aead`, and raw.
+//! What a `ring` channel costs: round trips and throughput between two services, each in a process
+//! and on a processor of its own, which never sleep.
 //!
-//! All four run in turns, in one run, between the same two threads, which never sleep. The rings
-//! are the library's own, less the session that grants their memory.
+//! Memory that both map, the library's rings over such memory, and channels without integrity, with
+//! `crc32c` and with `aead` run in turns, in one run, between the same two processes. One of them
+//! measures and orders; raw memory carries its orders.
 
-use std::hint::{black_box, spin_loop};
-use std::thread;
+use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use sivshm::integrity::{Keys, Receiver, Sender, Suite};
-use sivshm_abi::channel::{ACK_BYTES, HEAD_BYTES, slot_stride};
-use sivshm_abi::grant::Integrity;
-use sivshm_abi::name::ChannelName;
-use sivshm_ring::line::ReaderLine;
-use sivshm_ring::slots::Geometry;
+use sivshm::{Identity, Integrity, Session};
 
-use crate::raw::{self, memory};
+use crate::carrier::{Ends, Side, slots};
+use crate::raw::Memory;
 
-/// Slots of each ring.
-pub const SLOTS: u32 = 8;
+/// Messages of the first sample, which finds out how many fill the time, and the fewest of any: every
+/// slot is touched.
+const FEW_MESSAGES: u32 = 32;
 
-/// Sizes of payloads that are measured unless others are asked for.
-const PAYLOADS: [u32; 8] = [
-    64,
-    256,
-    1 << 10,
-    4 << 10,
-    16 << 10,
-    64 << 10,
-    256 << 10,
-    1 << 20,
-];
+/// Bytes of an order, and of the answer to one.
+const ORDER_BYTES: u32 = 16;
 
-/// Messages of the first sample, which finds out how many fill the time, and the fewest of any.
-const FEW_MESSAGES: u32 = 2 * SLOTS;
+/// What is measured, in the order of its numbers.
+const KINDS: [Kind; 2] = [Kind::RoundTrip, Kind::Stream];
 
-/// Looks between two offers of the processor to others, which a busy machine needs.
-const LOOKS: u32 = 1000;
-
-/// Any epoch will do: the memory is fresh.
-const EPOCH: u64 = 1;
-
-/// Any key will do: nobody else has the memory.
-const KEYS: Keys<'_> = Keys {
-    key: &[1; 16],
-    iv: &[2; 12],
-};
-
-/// Measures rings beside raw memory.
+/// Measures rings. Run it as a service of either VM, the far one first or at the same time.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Bytes of the payloads, separated by commas
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_values_t = PAYLOADS)]
-    payload: Vec<u32>,
+    /// Which of the two this is
+    #[arg(long, value_enum)]
+    side: Side,
+    /// Name of this service, whose SVID and key are taken
+    #[arg(long, value_name = "SERVICE")]
+    identity: String,
+    /// The other service
+    #[arg(long, value_name = "VM/SERVICE")]
+    peer: String,
+    /// A file of zeros that both map
+    #[arg(long, value_name = "FILE")]
+    memory: PathBuf,
+    /// Bytes of each payload
+    #[arg(long, value_name = "BYTES")]
+    payload: u32,
     /// Samples of each figure
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 200)]
     rounds: u32,
-    /// Time for which a sample runs, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 20)]
-    sample_ms: u32,
+    /// Time for which a sample runs, in microseconds: short beside the time that a busy machine leaves
+    /// both processes on their processors
+    #[arg(long, value_name = "US", default_value_t = 300)]
+    sample_us: u32,
 }
 
-/// The writing end of what carries payloads.
-pub trait Out: Send {
-    /// Sends a payload as soon as there is room.
-    fn send(&mut self, payload: &[u8]) -> Result<()>;
+/// What the processes do together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// Payloads go there and come back, one after the other.
+    RoundTrip,
+    /// Payloads go there as fast as they can.
+    Stream,
 }
 
-/// The reading end of what carries payloads.
-pub trait In: Send {
-    /// Receives a payload as soon as there is one.
-    fn receive(&mut self, to: &mut [u8]) -> Result<()>;
+/// What the near side has the far one do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Order {
+    carrier: u32,
+    kind: u32,
+    messages: u32,
 }
 
-/// Looks until there is something.
-pub fn look<T>(mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    loop {
-        for _ in 0..LOOKS {
-            if let Some(found) = ready()? {
-                return Ok(found);
-            }
-            spin_loop();
-        }
-        thread::yield_now();
-    }
-}
+/// How the processes talk about the measurement.
+struct Orders(Ends);
 
-/// Runs it.
-pub fn run(args: &Args) -> Result<Value> {
-    let suites = [Integrity::None, Integrity::Crc32c, Integrity::Aead].map(Some);
-    let mut figures = Vec::new();
-    for &payload in &args.payload {
-        let mut carriers = [None]
-            .into_iter()
-            .chain(suites)
-            .map(|suite| Carrier::open(suite, payload))
-            .collect::<Result<Vec<_>>>()?;
-        for _ in 0..=args.rounds {
-            for carrier in &mut carriers {
-                carrier.sample(Duration::from_millis(args.sample_ms.into()))?;
-            }
-        }
-        figures.extend(carriers.iter().map(Carrier::figures));
-    }
-    Ok(json!({ "event": "ring", "slots": SLOTS, "figures": figures }))
-}
-
-/// One way for payloads of one size to go there and back, and what was measured of it.
+/// One way for payloads, and what was measured of it.
 struct Carrier {
     name: &'static str,
-    payload: u32,
-    there: (Box<dyn Out>, Box<dyn In>),
-    back: (Box<dyn Out>, Box<dyn In>),
-    round_trip: Series,
-    throughput: Series,
+    ends: Ends,
+    series: [Series; KINDS.len()],
 }
 
 /// Seconds for each message of one kind, by samples.
+#[derive(Default)]
 struct Series {
     messages: u32,
     seconds: Vec<f64>,
 }
 
-impl Carrier {
-    /// Raw memory, or a ring with an integrity suite.
-    fn open(suite: Option<Integrity>, payload: u32) -> Result<Self> {
-        let open = || -> Result<(Box<dyn Out>, Box<dyn In>)> {
-            Ok(match suite {
-                None => {
-                    let (sender, receiver) = raw::open(payload)?;
-                    (Box::new(sender), Box::new(receiver))
-                }
-                Some(integrity) => {
-                    let (sender, receiver) = ring(integrity, payload)?;
-                    (Box::new(sender), Box::new(receiver))
-                }
-            })
-        };
-        Ok(Self {
-            name: suite.map_or("raw", Integrity::word),
-            payload,
-            there: open()?,
-            back: open()?,
-            round_trip: Series::new(),
-            throughput: Series::new(),
-        })
+/// Runs it.
+pub fn run(args: &Args) -> Result<Value> {
+    let &Args { side, payload, .. } = args;
+    let mut memory = Memory::map(&args.memory)?;
+    let mut orders = Orders(side.raw(&mut memory, ORDER_BYTES, 2)?);
+    let slots = slots(payload).context("a payload that no ring carries")?;
+    let raw = side.raw(&mut memory, payload, slots)?;
+    let plain = side.rings(&mut memory, payload)?;
+    let session = Session::open(&Identity::named(&args.identity)?)?;
+    let mut carriers = vec![Carrier::new("raw", raw), Carrier::new("ring", plain)];
+    for integrity in [Integrity::None, Integrity::Crc32c, Integrity::Aead] {
+        let ends = side.channels(&session, &args.peer, integrity, payload)?;
+        carriers.push(Carrier::new(integrity.word(), ends));
     }
+    pin(side)?;
+    let mut buffers = Buffers::new(payload)?;
+    match side {
+        Side::Near => {
+            for round in 0..=args.rounds {
+                // None of them always follows the same one.
+                let first = usize::try_from(round)? % carriers.len();
+                for number in (0..carriers.len()).cycle().skip(first).take(carriers.len()) {
+                    measure(&mut orders, &mut carriers, number, args, &mut buffers)?;
+                }
+            }
+            orders.give(Order::END)?;
+            orders.answered()?;
+        }
+        Side::Far => obey(&mut orders, &mut carriers, &mut buffers)?,
+    }
+    let figures = carriers.iter().map(|carrier| carrier.figures(payload));
+    Ok(json!({
+        "event": "ring",
+        "payload": payload,
+        "slots": slots,
+        "carriers": figures.collect::<Vec<_>>(),
+    }))
+}
 
-    fn sample(&mut self, time: Duration) -> Result<()> {
-        let payload = vec![0x5a; usize::try_from(self.payload)?];
-        let ((out, there), (back, home)) = (&mut self.there, &mut self.back);
-        self.round_trip.sample(time, |messages| {
-            round_trips(
-                (&mut **out, &mut **there),
-                (&mut **back, &mut **home),
-                &payload,
-                messages,
-            )
+/// Takes a sample of each kind of a carrier.
+fn measure(
+    orders: &mut Orders,
+    carriers: &mut [Carrier],
+    number: usize,
+    args: &Args,
+    buffers: &mut Buffers,
+) -> Result<()> {
+    let carrier = carriers.get_mut(number).context("no such carrier")?;
+    for ((kind, which), series) in KINDS.iter().zip(0..).zip(&mut carrier.series) {
+        let messages = series.messages.max(FEW_MESSAGES);
+        orders.give(Order {
+            carrier: number.try_into()?,
+            kind: which,
+            messages,
         })?;
-        self.throughput.sample(time, |messages| {
-            stream((&mut **out, &mut **there), &payload, messages)
+        let near = kind.near(&mut carrier.ends, buffers, messages)?;
+        let far = orders.answered()?;
+        series.add(near.unwrap_or(far), messages, args.sample_us.into())?;
+    }
+    Ok(())
+}
+
+/// Does what the near side says, until it says that it is done.
+fn obey(orders: &mut Orders, carriers: &mut [Carrier], buffers: &mut Buffers) -> Result<()> {
+    loop {
+        let order = orders.taken()?;
+        if order == Order::END {
+            return orders.answer(Duration::ZERO);
+        }
+        let carrier = carriers.get_mut(usize::try_from(order.carrier)?);
+        let kind = KINDS.get(usize::try_from(order.kind)?);
+        let (carrier, kind) = carrier.zip(kind).context("an order for nothing")?;
+        let far = kind.far(&mut carrier.ends, buffers, order.messages)?;
+        orders.answer(far)?;
+    }
+}
+
+/// What is sent, and what comes.
+struct Buffers {
+    payload: Vec<u8>,
+    space: Vec<u8>,
+}
+
+impl Buffers {
+    fn new(payload: u32) -> Result<Self> {
+        let payload = vec![0x5a; usize::try_from(payload)?];
+        Ok(Self {
+            space: vec![0; payload.len()],
+            payload,
+        })
+    }
+}
+
+impl Kind {
+    /// The near side's part; how long it took, if that is for this side to say.
+    fn near(
+        self,
+        ends: &mut Ends,
+        buffers: &mut Buffers,
+        messages: u32,
+    ) -> Result<Option<Duration>> {
+        let Ends { out, home } = ends;
+        let Buffers { payload, space } = buffers;
+        match self {
+            Self::RoundTrip => {
+                let mut trip = || {
+                    out.send(black_box(payload))?;
+                    home.receive(black_box(space))
+                };
+                trip()?;
+                let start = Instant::now();
+                for _ in 0..messages {
+                    trip()?;
+                }
+                let elapsed = start.elapsed();
+                ensure!(space == payload, "another payload came back");
+                Ok(Some(elapsed))
+            }
+            Self::Stream => {
+                for _ in 0..=messages {
+                    out.send(black_box(payload))?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The far side's part, and how long it took from the arrival of the first payload on.
+    fn far(self, ends: &mut Ends, buffers: &mut Buffers, messages: u32) -> Result<Duration> {
+        let Ends { out, home } = ends;
+        let space = &mut buffers.space;
+        let mut one = || {
+            home.receive(black_box(space))?;
+            match self {
+                Self::RoundTrip => out.send(black_box(space)),
+                Self::Stream => Ok(()),
+            }
+        };
+        one()?;
+        let start = Instant::now();
+        for _ in 0..messages {
+            one()?;
+        }
+        Ok(start.elapsed())
+    }
+}
+
+impl Order {
+    /// There is nothing left to do.
+    const END: Self = Self {
+        carrier: u32::MAX,
+        kind: 0,
+        messages: 0,
+    };
+}
+
+impl Orders {
+    fn give(&mut self, order: Order) -> Result<()> {
+        let Order {
+            carrier,
+            kind,
+            messages,
+        } = order;
+        let words = [carrier, kind, messages, 0].map(u32::to_le_bytes);
+        self.0.out.send(words.as_flattened())
+    }
+
+    fn taken(&mut self) -> Result<Order> {
+        let mut bytes = [[0; 4]; 4];
+        self.0.home.receive(bytes.as_flattened_mut())?;
+        let [carrier, kind, messages, _] = bytes.map(u32::from_le_bytes);
+        Ok(Order {
+            carrier,
+            kind,
+            messages,
         })
     }
 
-    fn figures(&self) -> Value {
-        let payload = f64::from(self.payload);
-        let trips = self.round_trip.seconds.iter().map(|seconds| seconds * 1e9);
-        let rates = self
-            .throughput
-            .seconds
-            .iter()
-            .map(|seconds| payload / seconds / 1e6);
+    fn answer(&mut self, time: Duration) -> Result<()> {
+        let nanoseconds = u64::try_from(time.as_nanos())?.to_le_bytes();
+        self.0.out.send([nanoseconds, [0; 8]].as_flattened())
+    }
+
+    fn answered(&mut self) -> Result<Duration> {
+        let mut bytes = [[0; 8]; 2];
+        self.0.home.receive(bytes.as_flattened_mut())?;
+        let [nanoseconds, _] = bytes.map(u64::from_le_bytes);
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+}
+
+impl Carrier {
+    fn new(name: &'static str, ends: Ends) -> Self {
+        Self {
+            name,
+            ends,
+            series: Default::default(),
+        }
+    }
+
+    fn figures(&self, payload: u32) -> Value {
+        let [trips, stream] = &self.series;
+        let trips = trips.seconds.iter().map(|seconds| seconds * 1e9);
+        let rates = (stream.seconds.iter()).map(|seconds| f64::from(payload) / seconds / 1e6);
         json!({
-            "payload": self.payload,
-            "integrity": self.name,
+            "name": self.name,
             "round_trip_ns": trips.collect::<Vec<_>>(),
             "mb_per_s": rates.collect::<Vec<_>>(),
         })
@@ -185,148 +302,35 @@ impl Carrier {
 }
 
 impl Series {
-    const fn new() -> Self {
-        Self {
-            messages: 0,
-            seconds: Vec::new(),
-        }
-    }
-
-    /// Takes a sample. The first does not count: it warms up, and says how many messages fill the
+    /// Adds a sample. The first does not count: it warms up, and says how many messages fill the
     /// time.
-    fn sample(
-        &mut self,
-        time: Duration,
-        measure: impl FnOnce(u32) -> Result<Duration>,
-    ) -> Result<()> {
-        let messages = match self.messages {
-            0 => FEW_MESSAGES,
-            messages => messages,
-        };
-        let seconds = measure(messages)?.as_secs_f64() / f64::from(messages);
-        match self.messages {
-            0 => {
-                let fitting = Duration::from_secs_f64(seconds).as_nanos().max(1);
-                self.messages = u32::try_from(time.as_nanos() / fitting)?.max(FEW_MESSAGES);
-            }
-            _ => self.seconds.push(seconds),
+    fn add(&mut self, time: Duration, messages: u32, sample_us: u64) -> Result<()> {
+        let each = time.as_secs_f64() / f64::from(messages);
+        if self.messages == 0 {
+            let fitting = Duration::from_secs_f64(each).as_nanos().max(1);
+            let sample = Duration::from_micros(sample_us).as_nanos();
+            self.messages = u32::try_from(sample / fitting)?.max(FEW_MESSAGES);
+        } else {
+            self.seconds.push(each);
         }
         Ok(())
     }
 }
 
-/// Time that payloads take to go there and come back, one after the other.
-fn round_trips(
-    there: (&mut dyn Out, &mut dyn In),
-    back: (&mut dyn Out, &mut dyn In),
-    payload: &[u8],
-    messages: u32,
-) -> Result<Duration> {
-    let ((out, far_in), (far_out, home)) = (there, back);
-    let mut buffer = vec![0; payload.len()];
-    thread::scope(|scope| {
-        pin(1)?;
-        let far = scope.spawn(|| {
-            let mut buffer = vec![0; payload.len()];
-            for _ in 0..=messages {
-                far_in.receive(&mut buffer)?;
-                far_out.send(&buffer)?;
-            }
-            Ok(())
-        });
-        pin(0)?;
-        let mut trip = || {
-            out.send(payload)?;
-            home.receive(&mut buffer)
-        };
-        trip()?;
-        let start = Instant::now();
-        for _ in 0..messages {
-            trip()?;
-        }
-        let elapsed = start.elapsed();
-        join(far)?;
-        ensure!(buffer == payload, "another payload came back");
-        Ok(elapsed)
-    })
-}
-
-/// Time that payloads take one way, from the arrival of the first to that of the last.
-fn stream(there: (&mut dyn Out, &mut dyn In), payload: &[u8], messages: u32) -> Result<Duration> {
-    let (out, far_in) = there;
-    thread::scope(|scope| {
-        pin(1)?;
-        let far = scope.spawn(|| {
-            let mut buffer = vec![0; payload.len()];
-            far_in.receive(&mut buffer)?;
-            let start = Instant::now();
-            for _ in 0..messages {
-                far_in.receive(black_box(&mut buffer))?;
-            }
-            Ok(start.elapsed())
-        });
-        pin(0)?;
-        for _ in 0..=messages {
-            out.send(black_box(payload))?;
-        }
-        join(far)
-    })
-}
-
-fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().ok().context("the other thread died")?
-}
-
-/// Keeps this thread, and those that it starts from now on, on one of the first two processors that
-/// the process may use.
-fn pin(which: usize) -> Result<()> {
-    static ALLOWED: std::sync::OnceLock<CpuSet> = std::sync::OnceLock::new();
+/// Keeps this thread on one of the first two processors that the process may use.
+fn pin(side: Side) -> Result<()> {
     let me = Pid::from_raw(0);
-    let allowed = match ALLOWED.get() {
-        Some(allowed) => *allowed,
-        None => *ALLOWED.get_or_init(|| sched_getaffinity(me).unwrap_or_default()),
-    };
+    let allowed = sched_getaffinity(me)?;
     let mut allowed = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let cpu = allowed.nth(which).context("two processors are needed")?;
+    let (first, second) = (allowed.next(), allowed.next());
+    let cpu = match side {
+        Side::Near => first,
+        Side::Far => second,
+    };
+    let Some((cpu, _)) = cpu.zip(second) else {
+        bail!("two processors are needed");
+    };
     let mut one = CpuSet::new();
     one.set(cpu)?;
     Ok(sched_setaffinity(me, &one)?)
-}
-
-/// The two ends of a ring over fresh memory.
-fn ring(integrity: Integrity, payload: u32) -> Result<(Sender, Receiver)> {
-    let geometry = Geometry {
-        slot_bytes: payload,
-        overwrite: false,
-        integrity,
-    };
-    let range = HEAD_BYTES + u64::from(SLOTS) * slot_stride(payload, integrity);
-    let (range, line) = (memory(range)?, memory(ACK_BYTES)?);
-    let suite = || {
-        Suite::new(integrity, ChannelName::new("bench")?, EPOCH, Some(KEYS))
-            .map_err(anyhow::Error::from)
-    };
-    let readers = vec![ReaderLine::new(line, EPOCH)?];
-    Ok((
-        Sender::start(range, geometry, readers, EPOCH, suite()?)?,
-        Receiver::join(range, line, geometry, EPOCH, suite()?)?,
-    ))
-}
-
-impl Out for Sender {
-    fn send(&mut self, payload: &[u8]) -> Result<()> {
-        look(|| Ok(self.stage(payload)?.then_some(())))?;
-        self.publish();
-        let sleeps = self.readers().iter().any(ReaderLine::must_ring);
-        ensure!(!sleeps, "a reader that polls sleeps");
-        Ok(())
-    }
-}
-
-impl In for Receiver {
-    fn receive(&mut self, to: &mut [u8]) -> Result<()> {
-        look(|| Ok(Receiver::receive(self, to)?))?;
-        ensure!(!self.acknowledge(), "a writer that polls sleeps");
-        Ok(())
-    }
 }

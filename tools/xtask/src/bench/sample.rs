@@ -30,6 +30,12 @@ impl Samples {
         self.p99
     }
 
+    /// How much larger each sample is than the one of `other` that was taken in the same turn.
+    pub fn ratios(&self, other: &Self) -> Self {
+        let pairs = self.all.iter().zip(&other.all);
+        pairs.map(|(this, other)| this / other).collect()
+    }
+
     /// How much larger this median is than that of `other`.
     pub fn ratio(&self, other: &Self) -> f64 {
         self.median / other.median
@@ -80,5 +86,8 @@ mod tests {
         let one: Samples = [3.0].into_iter().collect();
         assert_eq!((one.median, one.p99), (3.0, 3.0));
         assert_eq!(one.to_string(), "3.00");
+        let turns: Samples = [4.0, 1.0].into_iter().collect();
+        let other: Samples = [2.0, 1.0].into_iter().collect();
+        assert_eq!(turns.ratios(&other).to_string(), "2.00 (1.00 to 2.00)");
     }
 }
