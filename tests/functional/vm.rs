@@ -11,11 +11,14 @@ mod tests {
     use sivshm_tests::guest::Image;
     use sivshm_tests::input;
     use sivshm_tests::job::{Afterwards, BOOT_LIMIT, Extras, Job, SERVICE_USER};
-    use sivshm_tests::process::Process;
+    use sivshm_tests::process::{Line, Process};
     use sivshm_tests::vm::Guest;
 
     /// Longest time for a guest to end by itself.
-    const END_LIMIT: Duration = Duration::from_secs(30);
+    const END_LIMIT: Duration = Duration::from_secs(60);
+
+    /// Longest time for all leavings, under TCG on a loaded machine of two cores.
+    const GOODBYES_LIMIT: Duration = Duration::from_secs(180);
 
     /// Runs the job in three VMs over a file that needs several rounds of a small slice.
     fn job(mode: &str, user: Option<u32>) {
@@ -101,6 +104,108 @@ to = ["caller/say"]
 kind = "region"
 size = "64KiB"
 "#;
+
+    const RESTLESS_POLICY: &str = r#"
+version = 1
+trust_domain = "inn.example"
+serial = 1
+[[vm]]
+name = "inn"
+[[vm]]
+name = "road"
+[[service]]
+vm = "inn"
+name = "host"
+process = { uid = 1000 }
+[[service]]
+vm = "road"
+name = "guest"
+process = { uid = 1000 }
+[[channel]]
+name = "region-in"
+from = "road/guest"
+to = ["inn/host"]
+kind = "region"
+size = "64KiB"
+[[channel]]
+name = "region-out"
+from = "inn/host"
+to = ["road/guest"]
+kind = "region"
+size = "64KiB"
+[[channel]]
+name = "ring-in"
+from = "road/guest"
+to = ["inn/host"]
+kind = "ring"
+slot = "8KiB"
+size = "64KiB"
+[[channel]]
+name = "ring-out"
+from = "inn/host"
+to = ["road/guest"]
+kind = "ring"
+slot = "8KiB"
+size = "64KiB"
+"#;
+
+    /// How often the service on the road leaves each of its channels. One of these closes meets an
+    /// access almost surely, because the one that stays does little else than access.
+    const LEAVINGS: &str = "12";
+
+    /// A service in a guest reads and writes without pause, while the service at the other end closes
+    /// every channel in the middle of that, again and again.
+    #[test]
+    fn a_service_in_a_guest_outlives_every_goodbye() {
+        let artifacts = Artifacts::from_env().unwrap();
+        let mut deployment = Deployment::new(&artifacts, RESTLESS_POLICY, None).unwrap();
+        deployment.up().unwrap();
+        let vm = artifacts.vm().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("inn.cpio");
+        let program = deployment.artifacts().guest.join("restless");
+        let channels = ["region-in", "region-out", "ring-in", "ring-out"];
+        Image::new(vm)
+            .and_then(|image| image.program(&program))
+            .and_then(|image| image.identity(&deployment.identity("inn", "host"), SERVICE_USER))
+            .and_then(|image| image.file(&vm.sivshm_ko, "/lib/sivshm.ko"))
+            .and_then(|built| {
+                let script = format!(
+                    "insmod /lib/sivshm.ko && event loaded || finish 90
+as_user {SERVICE_USER} /bin/restless --identity host --peer road/guest --openings {LEAVINGS} {}
+finish $?",
+                    channels.join(" ")
+                );
+                built.build(&script, &image)
+            })
+            .unwrap();
+        let mut stays = Guest::new("inn", image).boot(&deployment).unwrap();
+        let mut command = deployment.run("road");
+        command.args(["--attach", "--guest-uid", &SERVICE_USER.to_string()]);
+        command.args(["--service", "guest", "--"]).arg(&program);
+        command.args([
+            "--identity",
+            "guest",
+            "--peer",
+            "inn/host",
+            "--leave-after",
+            "5",
+        ]);
+        let mut leaves = Process::start("road", {
+            command.args(channels);
+            command
+        })
+        .unwrap();
+        stays.wait_event("loaded", BOOT_LIMIT).unwrap();
+        let code = stays.finish(GOODBYES_LIMIT).unwrap();
+        let tails = format!("{}\n{}", stays.process.tail(), leaves.tail());
+        assert_eq!(code, 0, "{tails}");
+        let kept = (stays.process.lines().iter().filter_map(Line::event))
+            .filter(|event| event["event"] == "kept" && event["what"].as_u64() > Some(0));
+        assert_eq!(kept.count(), channels.len(), "{tails}");
+        leaves.kill();
+        deployment.down().unwrap();
+    }
 
     /// A C program in a guest and one in a host process that stands in for a VM.
     #[test]

@@ -60,8 +60,8 @@ pub fn all(with_vms: bool) -> Result<Artifacts> {
             "programs",
             &programs,
             &[
-                "mapper", "reducer", "hostile", "honest", "partner", "probe", "crowd", "echo",
-                "say", "sivshm",
+                "mapper", "reducer", "hostile", "honest", "partner", "probe", "crowd", "restless",
+                "echo", "say", "sivshm",
             ],
         )?,
         vm: with_vms.then(vm).transpose()?,
