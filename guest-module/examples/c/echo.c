@@ -10,7 +10,7 @@
  *
  *     cargo rustc --release -p libsivshm --crate-type staticlib
  *     gcc -static -Wl,--gc-sections -Wall -Wextra -I guest-module/lib/include -o echo \
- *         guest-module/examples/c/echo.c target/release/libsivshm.a
+ *         guest-module/examples/c/echo.c target/release/libsivshm.a -lm
  */
 #include <inttypes.h>
 #include <stdio.h>

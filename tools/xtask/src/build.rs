@@ -112,7 +112,8 @@ fn c_programs(out: &Path) -> Result<()> {
                 ])
                 .arg(root.join("guest-module/lib/include"))
                 .arg("-o")
-                .args([&out.join(name), &source, &out.join("libsivshm.a")]),
+                .args([&out.join(name), &source, &out.join("libsivshm.a")])
+                .arg("-lm"),
         )?;
     }
     Ok(())
