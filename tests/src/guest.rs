@@ -21,6 +21,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 mkdir -p /dev/shm /tmp && chmod 1777 /tmp
 ip link set lo up
+# What a test types is no output.
+stty -echo
 event() { echo "{\"event\":\"$1\",\"uptime\":\"$(cut -d' ' -f1 /proc/uptime)\"}"; }
 as_user() { user=$1; shift; setpriv_as "$user" "$@"; }
 setpriv_as() { user=$1; program=$2; shift 2; start-stop-daemon -S -q -c "$user:$user" -x "$program" -- "$@"; }

@@ -216,7 +216,16 @@ impl Process {
     /// The last lines, for an error message.
     #[must_use]
     pub fn tail(&self) -> String {
-        let from = self.lines.len().saturating_sub(40);
+        self.shown(self.lines.len().saturating_sub(40))
+    }
+
+    /// All lines, for whoever reads of a test that failed after the child's end.
+    #[must_use]
+    pub fn transcript(&self) -> String {
+        format!("{}:\n{}", self.name, self.shown(0))
+    }
+
+    fn shown(&self, from: usize) -> String {
         let lines = self.lines.iter().skip(from);
         lines
             .map(|line| format!("  {:>8.3}s {}\n", line.at.as_secs_f64(), line.text))

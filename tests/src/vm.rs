@@ -101,7 +101,7 @@ impl Guest {
         ));
         command.args(&self.qemu_args);
         Ok(Vm {
-            process: Process::start(&self.vm, command)?,
+            process: Process::start_listening(&self.vm, command)?,
         })
     }
 }
@@ -109,7 +109,7 @@ impl Guest {
 /// A running guest. Dropping it ends its VMM.
 #[derive(Debug)]
 pub struct Vm {
-    /// The VMM, whose output is the guest's console.
+    /// The VMM, whose output and input are the guest's console.
     pub process: Process,
 }
 

@@ -20,6 +20,10 @@ static unsigned int seconds = 2;
 module_param(seconds, uint, 0444);
 MODULE_PARM_DESC(seconds, "How long an attack lasts that could go on for ever");
 
+static unsigned long long seed;
+module_param(seed, ullong, 0444);
+MODULE_PARM_DESC(seed, "What all noise follows from; any if it is 0");
+
 static const struct {
 	const char *name;
 	void (*make)(void);
@@ -117,7 +121,9 @@ static int __init hostile_init(void)
 {
 	int error;
 
-	prandom_seed_state(&random, get_random_u64());
+	if (!seed)
+		seed = get_random_u64();
+	prandom_seed_state(&random, seed);
 	error = functions_take();
 	if (error)
 		return error;

@@ -15,8 +15,8 @@ use sivshm_abi::wire::Reader;
 
 use crate::attempt::load;
 
-/// Longest time to wait for a session's grants.
-pub const GRANTS_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time to wait for a session's grants, beside a flood, emulated and on a loaded machine.
+pub const GRANTS_LIMIT: Duration = Duration::from_secs(60);
 
 /// Most grants that a list is read for here.
 const LISTED: u32 = 64;

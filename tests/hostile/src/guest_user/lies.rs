@@ -20,8 +20,9 @@ pub fn run() {
         let s = Scene::open()?;
         let (written, line) = (s.writable()?, s.line()?);
         let (data, acknowledged) = (s.map(&written, RW)?, s.map(&line, RW)?);
-        event("lying");
-        let mut noise = Noise(line.grant.epoch | 1);
+        let seed = line.grant.epoch | 1;
+        event(&format!("lying-{seed:016x}"));
+        let mut noise = Noise(seed);
         let until = Instant::now() + LIES;
         while Instant::now() < until {
             for at in [head::SEQUENCE, head::LENGTH, head::WAITING] {

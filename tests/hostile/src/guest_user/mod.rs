@@ -55,7 +55,7 @@ pub struct Options {
     /// The policy gives user 1001 of this VM a service of its own.
     #[arg(long)]
     neighbour: bool,
-    /// How long to flood, in seconds.
+    /// How long to flood, in seconds, unless somebody says a line on the standard input before.
     #[arg(long, default_value_t = 1)]
     flood: u64,
     /// Say nothing in a session until it is ended, half a minute.
