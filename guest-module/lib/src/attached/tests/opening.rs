@@ -13,8 +13,9 @@ use crate::integrity::{Keys, Receiver, Suite};
 use crate::tests::service;
 use crate::{BadPeers, Cancel, Channel, Error, Open, Party, Received, Session};
 
-/// For openings that can't come to anything, in sessions that are authenticated.
-const SHORT: Duration = Duration::from_millis(500);
+/// For openings that can't come to anything, in sessions that are authenticated: enough to learn why,
+/// which takes some milliseconds.
+const SHORT: Duration = Duration::from_secs(2);
 
 fn options() -> Open {
     Open::new().peer("worker-1/reducer").timeout(LIMIT)
@@ -105,7 +106,7 @@ fn an_opening_without_its_other_end_runs_out_of_time() {
         .peer("worker-1")
         .want(job(), Role::Reader, mapper());
     let opened = |host: &mut Host| host.epochs.contains_key(&job());
-    let late = host.during(|| session.region_reader("none", &short).unwrap_err());
+    let late = host.during(|| session.region_reader("none", &options()).unwrap_err());
     assert!(matches!(late, Error::Refused { .. }), "{late}");
     assert!(!opened(&mut host));
     drop(host.during(|| session.region_writer("job", &options()).unwrap()));
@@ -230,8 +231,7 @@ fn a_writer_goes_on_in_its_epoch_when_one_of_its_readers_comes_back() {
     for vm in ["worker-1", "worker-2"] {
         host.mediator.peer(vm).want(fan, Role::Reader, mapper());
     }
-    let one = options().timeout(SHORT);
-    let few = host.during(|| session.region_writer("fan", &one).unwrap_err());
+    let few = host.during(|| session.region_writer("fan", &options()).unwrap_err());
     let number = BadPeers::Number {
         named: 1,
         wanted: 2,
