@@ -234,7 +234,8 @@ fn false_agreements() {
     // Of this exchange, and the impostor's service has not agreed to it: what was granted is taken
     // back, and the victim's service never has the channel.
     let grants = stage.grants();
-    let lies: [(&str, fn(&mut Agreed, Agreed)); 3] = [
+    type Lie = fn(&mut Agreed, Agreed);
+    let lies: [(&str, Lie); 3] = [
         ("out-3", |agreed, _| agreed.mac = [0; 32]),
         ("out-4", |agreed, _| agreed.mac[31] ^= 0x80),
         ("out-5", |agreed, old| agreed.mac = old.mac),
