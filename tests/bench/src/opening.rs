@@ -195,8 +195,7 @@ pub fn read(args: &ReaderArgs) -> Result<Value> {
         let mut message = [0; MESSAGE.len()];
         match reader.read(&mut message, TIMEOUT) {
             Ok(_) => {
-                // The writer closes at once. Whoever looks into memory of a guest that is being taken
-                // away gets SIGBUS.
+                // The writer closes at once. The looks of a wait for that are no part of an opening.
                 thread::sleep(args.rounds.pause() / 4);
                 await_end(&mut reader)
             }
