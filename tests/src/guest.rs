@@ -134,7 +134,7 @@ impl<'a> Image<'a> {
         for path in needs.split_whitespace().rev().chain([module]) {
             if self.wanted.insert(PathBuf::from(path)) {
                 let file = format!("lib/{}.ko", module_name(path));
-                fs::copy(self.vm.modules.join(path), self.path(&file))?;
+                self.unpack(&self.vm.modules.join(path), &self.path(&file))?;
                 self.modules.push(file);
             }
         }
@@ -176,6 +176,22 @@ impl<'a> Image<'a> {
         let status = cpio.wait()?;
         if !status.success() {
             bail!("cpio failed: {status}");
+        }
+        Ok(())
+    }
+
+    /// Copies a module of the guest kernel as the kernel itself takes it: some distributions compress
+    /// them, and `insmod` unpacks them then, but no other program that loads one.
+    fn unpack(&self, module: &Path, to: &Path) -> Result<()> {
+        if module.extension().is_none_or(|end| end != "xz") {
+            fs::copy(module, to)?;
+            return Ok(());
+        }
+        let mut unpack = Command::new(&self.vm.busybox);
+        let unpacked = unpack.arg("xzcat").arg(module).stdout(File::create(to)?);
+        let status = unpacked.status().context("can't start busybox")?;
+        if !status.success() {
+            bail!("can't unpack {}: {status}", module.display());
         }
         Ok(())
     }
