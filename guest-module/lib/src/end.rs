@@ -224,6 +224,7 @@ impl End {
     }
 
     /// Rings a peer.
+    #[cold]
     pub(crate) fn ring(&mut self, peer: usize) -> Result<(), Error> {
         let Some(grant) = self.peers.get(peer) else {
             return Ok(());
@@ -303,6 +304,7 @@ impl End {
 
     /// The error itself, unless it says that the memory is wrong and the grants have ended meanwhile:
     /// then it is not the peer's memory any more, and nobody is to blame for what is in it.
+    #[cold]
     pub(crate) fn blame(&mut self, error: Error) -> Error {
         match error {
             Error::Peer(_) | Error::Integrity(_) => self.check().err().unwrap_or(error),

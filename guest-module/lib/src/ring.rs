@@ -110,6 +110,7 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::TooLong`], [`Error::Peer`], [`Error::Key`].
+    #[inline]
     pub fn stage(&mut self, payload: &[u8]) -> Result<bool, Error> {
         let staged = self.core.stage(payload);
         staged.map_err(|error| self.end.blame(error))
@@ -119,6 +120,7 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::Revoked`], [`Error::Host`].
+    #[inline]
     pub fn publish(&mut self) -> Result<(), Error> {
         self.core.publish();
         for (reader, line) in self.core.readers().iter().enumerate() {
@@ -200,6 +202,7 @@ impl Consumer {
     /// # Errors
     /// [`Error::TooLong`] (the payload stays), [`Error::Integrity`] (the slot is given up, and the
     /// next call goes on behind it), [`Error::Outrun`], [`Error::Peer`].
+    #[inline]
     pub fn try_receive(&mut self, to: &mut [u8]) -> Result<Option<Received>, Error> {
         let received = self.core.receive(to);
         received.map_err(|error| self.end.blame(error))
@@ -209,6 +212,7 @@ impl Consumer {
     ///
     /// # Errors
     /// [`Error::Revoked`], [`Error::Host`].
+    #[inline]
     pub fn acknowledge(&mut self) -> Result<(), Error> {
         if self.core.acknowledge() {
             self.end.ring(0)?;
