@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use sivshm::integrity::{Receiver, Sender};
 use sivshm::{Consumer, Integrity, Open, Producer, Session};
 use sivshm_abi::channel::{ACK_BYTES, HEAD_BYTES, slot_count};
+use sivshm_abi::grant::Access;
 use sivshm_ring::line::ReaderLine;
 use sivshm_ring::slots::Geometry;
 
@@ -80,10 +81,11 @@ impl Side {
         })
     }
 
-    /// The library's own rings over memory that both processes map.
-    pub fn rings(self, memory: &mut Memory, payload: u32) -> Result<Ends> {
-        let there = Ring::take(memory, payload)?;
-        let back = Ring::take(memory, payload)?;
+    /// The library's own rings over memory that both processes map, the reader of each page with this
+    /// access.
+    pub fn rings(self, memory: &mut Memory, payload: u32, reader: Access) -> Result<Ends> {
+        let there = Ring::take(memory, payload, self == Self::Near, reader)?;
+        let back = Ring::take(memory, payload, self == Self::Far, reader)?;
         let (out, home) = self.mine(there, back);
         Ok(Ends {
             out: Box::new(out.sender()?),
@@ -135,10 +137,15 @@ struct Ring {
 }
 
 impl Ring {
-    fn take(memory: &mut Memory, payload: u32) -> Result<Self> {
+    /// Of a ring that this process writes, the line is the other's; else the range is.
+    fn take(memory: &mut Memory, payload: u32, writes: bool, reader: Access) -> Result<Self> {
+        let (range, line) = match writes {
+            true => (Access::ReadWrite, reader),
+            false => (reader, Access::ReadWrite),
+        };
         Ok(Self {
-            range: memory.take(channel_bytes(payload))?,
-            line: memory.take(ACK_BYTES)?,
+            range: memory.take(channel_bytes(payload), range)?,
+            line: memory.take(ACK_BYTES, line)?,
             geometry: Geometry {
                 slot_bytes: payload,
                 overwrite: false,

@@ -19,8 +19,9 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use sivshm_abi::grant::Access;
 use sivshm_ring::Shared;
 
 use crate::carrier::{In, Out, look};
@@ -30,12 +31,11 @@ const RECEIVED: usize = 64;
 /// Where the payloads begin.
 const SLOTS_AT: usize = 4096;
 
-/// A file that this process and another one map whole, for as long as they run. Who takes parts of
-/// it in the same order gets the same parts.
+/// A file that this process and another one map, part by part, for as long as they run. Who takes parts
+/// in the same order gets the same ones.
 pub struct Memory {
-    base: NonNull<u8>,
-    length: usize,
-    taken: usize,
+    file: File,
+    taken: u64,
 }
 
 /// A part of it.
@@ -46,31 +46,30 @@ pub struct Part {
 }
 
 impl Memory {
-    /// Maps a file.
-    pub fn map(path: &Path) -> Result<Self> {
+    /// Takes a file into use.
+    pub fn open(path: &Path) -> Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
-        let length = usize::try_from(file.metadata()?.len())?;
-        let bytes = NonZeroUsize::new(length).context("no bytes to map")?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: no address is given, so the kernel replaces no existing mapping.
-        let base = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, &file, 0) }?;
-        Ok(Self {
-            base: base.cast(),
-            length,
-            taken: 0,
-        })
+        Ok(Self { file, taken: 0 })
     }
 
-    /// The next bytes, from a page of their own on.
-    pub fn take(&mut self, bytes: u64) -> Result<Part> {
-        let length = usize::try_from(bytes)?;
-        let whole = length.next_multiple_of(4096);
-        let left = self.length - self.taken;
-        let left = left.checked_sub(whole).context("the file is too short")?;
-        // SAFETY: the file is mapped for `length` bytes, of which at least `whole` are left.
-        let base = unsafe { self.base.add(self.taken) };
-        self.taken = self.length - left;
-        Ok(Part { base, length })
+    /// Maps the next bytes, from a page of their own on.
+    pub fn take(&mut self, bytes: u64, access: Access) -> Result<Part> {
+        let offset = self.taken;
+        self.taken += bytes.next_multiple_of(4096);
+        let space = self.file.metadata()?.len();
+        ensure!(self.taken <= space, "the file is too short");
+        let length = NonZeroUsize::new(usize::try_from(bytes)?).context("no bytes to map")?;
+        let access = match access {
+            Access::ReadOnly => ProtFlags::PROT_READ,
+            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        let (flags, offset) = (MapFlags::MAP_SHARED, i64::try_from(offset)?);
+        // SAFETY: no address is given, so the kernel replaces no existing mapping.
+        let base = unsafe { mmap(None, length, access, flags, &self.file, offset) }?;
+        Ok(Part {
+            base: base.cast(),
+            length: length.get(),
+        })
     }
 }
 
@@ -78,7 +77,7 @@ impl Part {
     /// The part as rings use it.
     pub const fn shared(self) -> Shared {
         // SAFETY:
-        // - `base..base + length` is mapped, readable and writable, and nothing unmaps it;
+        // - `base..base + length` is mapped, and nothing unmaps it; who stores has mapped it writable;
         // - nobody refers to it otherwise: parts do not overlap.
         unsafe { Shared::new(self.base, self.length) }
     }
@@ -104,7 +103,7 @@ impl Raw {
         let payload = usize::try_from(payload)?.next_multiple_of(64);
         let bytes = SLOTS_AT + usize::try_from(slots)? * payload;
         Ok(Self {
-            base: memory.take(bytes.try_into()?)?.base,
+            base: memory.take(bytes.try_into()?, Access::ReadWrite)?.base,
             payload,
             slots,
             done: 0,

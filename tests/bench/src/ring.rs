@@ -1,9 +1,9 @@
 //! What a `ring` channel costs: round trips and throughput between two services, each in a process
 //! and on a processor of its own, which never sleep.
 //!
-//! Memory that both map, the library's rings over such memory, and channels without integrity, with
-//! `crc32c` and with `aead` run in turns, in one run, between the same two processes. One of them
-//! measures and orders; raw memory carries its orders.
+//! Memory that both map, the library's rings over such memory, the same with pages that only their
+//! writer may write, and channels without integrity, with `crc32c` and with `aead` run in turns, in one
+//! run, between the same two processes. One of them measures and orders; raw memory carries its orders.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use sivshm::{Identity, Integrity, Session};
+use sivshm_abi::grant::Access;
 
 use crate::carrier::{Ends, Side, slots};
 use crate::raw::Memory;
@@ -46,7 +47,7 @@ pub struct Args {
     /// Bytes of each payload
     #[arg(long, value_name = "BYTES")]
     payload: u32,
-    /// Samples of each figure
+    /// Turns, an even number; the first does not count
     #[arg(long, default_value_t = 200)]
     rounds: u32,
     /// Time for which a sample runs, in microseconds: short beside the time that a busy machine leaves
@@ -92,13 +93,18 @@ struct Series {
 /// Runs it.
 pub fn run(args: &Args) -> Result<Value> {
     let &Args { side, payload, .. } = args;
-    let mut memory = Memory::map(&args.memory)?;
+    let mut memory = Memory::open(&args.memory)?;
     let mut orders = Orders(side.raw(&mut memory, ORDER_BYTES, 2)?);
     let slots = slots(payload).context("a payload that no ring carries")?;
     let raw = side.raw(&mut memory, payload, slots)?;
-    let plain = side.rings(&mut memory, payload)?;
+    let ring = side.rings(&mut memory, payload, Access::ReadWrite)?;
+    let apart = side.rings(&mut memory, payload, Access::ReadOnly)?;
     let session = Session::open(&Identity::named(&args.identity)?)?;
-    let mut carriers = vec![Carrier::new("raw", raw), Carrier::new("ring", plain)];
+    let mut carriers = vec![
+        Carrier::new("raw", raw),
+        Carrier::new("ring", ring),
+        Carrier::new("apart", apart),
+    ];
     for integrity in [Integrity::None, Integrity::Crc32c, Integrity::Aead] {
         let ends = side.channels(&session, &args.peer, integrity, payload)?;
         carriers.push(Carrier::new(integrity.word(), ends));
@@ -107,11 +113,11 @@ pub fn run(args: &Args) -> Result<Value> {
     let mut buffers = Buffers::new(payload)?;
     match side {
         Side::Near => {
-            for round in 0..=args.rounds {
-                // None of them always follows the same one.
-                let first = usize::try_from(round)? % carriers.len();
-                for number in (0..carriers.len()).cycle().skip(first).take(carriers.len()) {
-                    measure(&mut orders, &mut carriers, number, args, &mut buffers)?;
+            let turn: Vec<usize> = (0..carriers.len()).collect();
+            for _ in 0..args.rounds.div_ceil(2) {
+                // There and back, so that none always follows the same one.
+                for number in turn.iter().chain(turn.iter().rev()) {
+                    measure(&mut orders, &mut carriers, *number, args, &mut buffers)?;
                 }
             }
             orders.give(Order::END)?;

@@ -27,9 +27,9 @@ const PAYLOADS: [u32; 8] = [
     1 << 20,
 ];
 
-/// Bytes of the memory that both processes map beside their channels: 16 of the longest payloads raw, 32 in
+/// Bytes of the memory that both processes map beside their channels: 16 of the longest payloads raw, 64 in
 /// rings, and some pages.
-const MEMORY_BYTES: u64 = 49 << 20;
+const MEMORY_BYTES: u64 = 81 << 20;
 
 /// Where memory files of no channel are: memory of the same kind as that of channels.
 const MEMORY_FOLDER: &str = "/dev/shm";
@@ -38,9 +38,10 @@ const MEMORY_FOLDER: &str = "/dev/shm";
 const SUITES: [&str; 3] = ["none", "crc32c", "aead"];
 
 /// What carries payloads, what the tables call it, and the place of what it is compared with.
-const CARRIERS: [(&str, &str, Option<usize>); 5] = [
+const CARRIERS: [(&str, &str, Option<usize>); 6] = [
     ("raw", "raw memory", None),
     ("ring", "ring, no SIVSHM (x raw)", Some(0)),
+    ("apart", "read-only reader (x ring)", Some(1)),
     ("none", "channel (x ring)", Some(1)),
     ("crc32c", "crc32c (x ring)", Some(1)),
     ("aead", "aead (x ring)", Some(1)),
