@@ -113,6 +113,11 @@ impl Function {
         write_to(self.path.join("remove"), "1")
     }
 
+    /// Has its driver bind it, if there is one.
+    pub fn probe(&self) -> nix::Result<()> {
+        write_to("/sys/bus/pci/drivers_probe", &self.name)
+    }
+
     /// Where its memory BAR says it is.
     pub fn bar(&self) -> nix::Result<u64> {
         let mut bytes = [0; 8];

@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let found = driverless(&foreign);
+    let found = found_again(&foreign, Got::Success);
     let taken = on_all(&foreign, Got::Success, |f| f.take(OTHER_DRIVER));
     let before = tried(&foreign, &BEFORE, &holder, |_| Got::Success);
     kernel::leave_no_driver();
@@ -84,12 +84,9 @@ pub fn run(options: &Options) -> ExitCode {
         attack(name, wanted, got, granted);
     }
     let windows: Vec<_> = ours.into_iter().filter(|f| !f.is_port()).collect();
-    attack(
-        "locked-remove-and-rescan",
-        Got::Absent,
-        driverless(&windows),
-        found,
-    );
+    let refused = Got::Errno(Errno::EPERM);
+    let got = found_again(&windows, refused);
+    attack("locked-remove-and-rescan", refused, got, found);
     let serves = Holder::start(&options.service).into();
     attack("locked-service", Got::Success, serves, found);
     ExitCode::SUCCESS
@@ -132,18 +129,20 @@ fn unbind(function: &Function) -> nix::Result<()> {
     function.unbind(&function.driver().ok_or(Errno::ENODEV)?)
 }
 
-/// Removes functions and has them found again while no driver binds by itself: whether one is there
-/// without a driver then, to be had by any.
-fn driverless(functions: &[Function]) -> Got {
+/// What root gets of the memory of functions that it removes and has found again while no driver binds
+/// by itself: Linux 7 leaves them without one then, until somebody asks for it.
+fn found_again(functions: &[Function], wanted: Got) -> Got {
     let autoprobe = |on| write_to("/sys/bus/pci/drivers_autoprobe", on);
-    let again = autoprobe("0")
+    let found = autoprobe("0")
         .and_then(|()| functions.iter().try_for_each(Function::remove))
         .and_then(|()| write_to("/sys/bus/pci/rescan", "1"));
-    let free = functions.iter().all(|function| function.driver().is_none());
-    match again.and(autoprobe("1")) {
-        Ok(()) if functions.is_empty() => Got::Errno(Errno::ENODEV),
-        Ok(()) if free => Got::Success,
-        Ok(()) => Got::Absent,
+    let got = on_all(functions, wanted, memory);
+    let bound = functions
+        .iter()
+        .filter(|function| function.driver().is_none())
+        .try_for_each(Function::probe);
+    match found.and(autoprobe("1")).and(bound) {
+        Ok(()) => got,
         Err(errno) => Got::Errno(errno),
     }
 }
