@@ -19,7 +19,13 @@ const RELEASE: &str = "trixie";
 const LINES: [(&str, &str); 2] = [("6.12.", RELEASE), ("7.", "trixie-backports")];
 
 /// The tests that boot a guest with the module.
-const TESTS: [&str; 3] = ["functional_vm", "security_guest", "security_guest_kernel"];
+const TESTS: [&str; 5] = [
+    "functional_vm",
+    "security_guest",
+    "security_guest_kernel",
+    "security_guest_root_lockdown",
+    "security_guest_stopped",
+];
 
 /// Build the module for Linux 6.12 and 7.x, and run the tests of guests, and those of hosts, on each.
 ///
