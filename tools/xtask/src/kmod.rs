@@ -13,10 +13,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Debian's keys; bookworm's package has those of trixie's archives too.
-const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Debian's source of newer compilers, and how the version of a package follows from rustc's.
-const DEBIAN_SUITE: &str = "http://deb.debian.org/debian trixie-backports main";
+use crate::debian::Suite;
+
+/// The suite of Debian's with newer compilers, and how the version of a package follows from rustc's.
+const DEBIAN_SUITE: &str = "trixie-backports";
 const DEBIAN_SUFFIX: &str = "+dfsg1-2~bpo13+1";
 
 /// Why there is no module.
@@ -373,37 +373,12 @@ impl Compiler {
     }
 }
 
-/// Fetches Debian's `rust-src` of this version, with a package list of our own that leaves the
-/// machine's alone, and unpacks it into `folder`.
-fn debian_source(version: &str, folder: &Path) -> Result<PathBuf, KmodError> {
+/// Fetches Debian's `rust-src` of this version and unpacks it into `folder`.
+fn debian_source(version: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     let library = folder.join(format!("usr/src/rustc-{version}/library"));
-    if library.join("core").exists() {
-        return Ok(library);
-    }
-    recreate(folder)?;
-    let (list, lists) = (folder.join("sources.list"), folder.join("lists"));
-    let line = format!("deb [signed-by={DEBIAN_KEYS}] {DEBIAN_SUITE}\n");
-    fs::write(&list, line).map_err(at(&list))?;
-    fs::create_dir_all(lists.join("partial")).map_err(at(&lists))?;
-    let apt = |arguments: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.current_dir(folder).args(arguments);
-        for (option, value) in [
-            ("Dir::Etc::SourceList=", list.as_path()),
-            ("Dir::Etc::SourceParts=", Path::new("/dev/null")),
-            ("Dir::State::Lists=", &lists),
-            ("Dir::Cache=", folder),
-            ("APT::Sandbox::User=", Path::new("root")),
-        ] {
-            apt.arg("-o").arg(joined(option, value));
-        }
-        run(&mut apt)
-    };
-    apt(&["update"])?;
-    apt(&["download", &format!("rust-src={version}{DEBIAN_SUFFIX}")])?;
-    for package in sources(folder, &["deb"])? {
-        run(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
-        fs::remove_file(&package).map_err(at(&package))?;
+    if !library.join("core").exists() {
+        let suite = Suite::new(DEBIAN_SUITE, folder)?;
+        suite.unpack(&format!("rust-src={version}{DEBIAN_SUFFIX}"))?;
     }
     Ok(library)
 }

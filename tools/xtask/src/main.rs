@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod check;
+mod debian;
 mod demo;
 mod host_kernel;
 mod hosts;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::debian;
 use crate::workspace::shown;
 
 /// The machine lacks something that this task may not install.
@@ -39,9 +40,6 @@ pub enum Purpose {
     /// A checker of protocols, and a compiler for what it generates.
     Model,
 }
-
-/// The keys that Debian signs its packages with.
-pub const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// How to see that a package is there.
 enum Sign {
@@ -111,7 +109,7 @@ const GUESTS: &[Need] = &[
         why: "packs guest images",
     },
     Need {
-        sign: Sign::File(DEBIAN_KEYS),
+        sign: Sign::File(debian::KEYS),
         debian: "debian-archive-keyring",
         ubuntu: "debian-archive-keyring",
         why: "verifies the kernel of hosts that are guests",
