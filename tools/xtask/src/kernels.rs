@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use sivshm_tests::artifacts::{ARTIFACTS_VARIABLE, VmArtifacts};
 
-use crate::host_kernel::MIRROR;
+use crate::debian::MIRROR;
 use crate::setup::{self, Missing, Purpose, numbers_of};
 use crate::workspace::{cargo, root, shown, target};
 use crate::{build, hosts, kmod};
