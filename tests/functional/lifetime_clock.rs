@@ -156,7 +156,7 @@ fn a_clock_that_is_set_brings_nothing_back_and_ends_what_is_over() {
             .unwrap_or_default();
         // A certificate's times are whole seconds.
         assert!(early < Duration::from_secs(1), "{early:?} early");
-        alpha.ended_for_good("ab", EXPIRED)?;
+        alpha.ended("ab", EXPIRED)?;
         // By the clock, and so by the service's own judgement, it is good for hours.
         is_refused(&deployment, "beta", "ab", OVER)?;
         gamma.undisturbed("ag")?;
@@ -164,7 +164,7 @@ fn a_clock_that_is_set_brings_nothing_back_and_ends_what_is_over() {
         // Set ahead, it ends what is over at once, and set back it brings nothing to life.
         clock.set_ahead(gamma_end + HOUR / 2, &deployment)?;
         gamma.session_ended("ag", EXPIRED)?;
-        alpha.ended_for_good("ag", EXPIRED)?;
+        alpha.ended("ag", EXPIRED)?;
         clock.set_back()?;
         is_refused(&deployment, "gamma", "ag", OVER)?;
 
