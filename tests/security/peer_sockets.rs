@@ -153,9 +153,11 @@ fn squatted_socket_path() {
     assert_eq!(outcome.end, Some(End::Told(Told::Code(RefusalCode::Uid))));
     assert!(outcome.talk.received.is_empty());
     let reason = caught(&scene, squatter, "radar");
+    // The victim may have waited in vain for the real one before, which is recorded as well.
+    let by = format!("of user {} claiming to be radar", squatter.uid);
     let record = scene.wait_record("a denial", |record| {
         let who = record["who"].as_str().unwrap();
-        record["decision"] == "deny" && who.ends_with("claiming to be radar")
+        record["decision"] == "deny" && who.ends_with(&by)
     });
     assert!(
         record["reason"].as_str().unwrap().starts_with(&reason),
