@@ -136,16 +136,11 @@ impl Confirmed {
         })
     }
 
-    /// The same, passed on by the reader's device process, which has installed; none if it means
-    /// another. Its MAC is for the writer to check.
+    /// The same, passed on by the reader's device process, which has installed, so that both have once
+    /// this one has; none if it means another. Its MAC is for the writer to check.
     pub fn install_last(self, agreed: &Agreed, now: Instant) -> Option<Live> {
-        (self.agreement.hash() == agreed.body.confirm).then(|| Live {
-            session: self.session,
-            since: self.since,
-            agreement: self.agreement,
-            handshake: Some(now.saturating_duration_since(self.since)),
-            awaits: None,
-        })
+        let live = self.install_first(agreed, now)?;
+        live.on_installed(agreed.body.confirm, now)
     }
 }
 
