@@ -1,8 +1,13 @@
 //! Ends of channels, as the programs take them from a command line and speak of them.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use sivshm::Open;
+
+/// Time limit of every wait of a program that its test ends: no test takes as long.
+pub const NEVER: Duration = Duration::from_secs(3600);
 
 /// An end of a channel, and the services at the others.
 #[derive(Clone, Debug)]
@@ -24,6 +29,15 @@ impl FromStr for End {
             channel: channel.to_owned(),
             peers: peers.split(',').map(str::to_owned).collect(),
         })
+    }
+}
+
+impl End {
+    /// How to open it, within this time.
+    #[must_use]
+    pub fn open(&self, limit: Duration) -> Open {
+        let open = Open::new().timeout(limit);
+        self.peers.iter().fold(open, |open, peer| open.peer(peer))
     }
 }
 

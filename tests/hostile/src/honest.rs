@@ -5,15 +5,11 @@
 #![forbid(unsafe_code)]
 
 use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
-use sivshm::{Error, Identity, Open, Reason, RegionReader, RegionWriter, Session};
-use sivshm_hostile::end::{End, event};
-
-/// Time limit of every wait: no test takes as long.
-const NEVER: Duration = Duration::from_secs(3600);
+use sivshm::{Error, Identity, Reason, RegionReader, RegionWriter, Session};
+use sivshm_hostile::end::{End, NEVER, event};
 
 /// What a writer says in each epoch.
 const GREETING: &[u8] = b"an honest greeting";
@@ -33,11 +29,6 @@ struct Args {
     /// A channel to write, and the service that reads it; may be repeated
     #[arg(long, value_name = "CHANNEL=VM/SERVICE")]
     writes: Vec<End>,
-}
-
-fn options(end: &End) -> Open {
-    let open = Open::new().timeout(NEVER);
-    end.peers.iter().fold(open, |open, peer| open.peer(peer))
 }
 
 fn main() -> Result<(), Error> {
@@ -64,7 +55,7 @@ fn report(channel: &str, ended: Result<Never, Error>) {
 
 fn read(session: &Session, end: &End) -> Result<Never, Error> {
     let channel = end.channel.as_str();
-    let mut end = session.region_reader(channel, &options(end))?;
+    let mut end = session.region_reader(channel, &end.open(NEVER))?;
     loop {
         event("opened", channel, &json!(format!("{:016x}", end.epoch())));
         let error = read_all(&mut end, channel);
@@ -88,7 +79,7 @@ fn read_all(end: &mut RegionReader, channel: &str) -> Error {
 
 fn write(session: &Session, end: &End) -> Result<Never, Error> {
     let channel = end.channel.as_str();
-    let mut end = session.region_writer(channel, &options(end))?;
+    let mut end = session.region_writer(channel, &end.open(NEVER))?;
     loop {
         event("opened", channel, &json!(format!("{:016x}", end.epoch())));
         let error = greet(&mut end);

@@ -4,15 +4,11 @@
 #![forbid(unsafe_code)]
 
 use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 use sivshm::{Error, Identity, Open, Session};
-use sivshm_hostile::end::{End, event};
-
-/// Time limit of every wait: no test takes as long.
-const NEVER: Duration = Duration::from_secs(3600);
+use sivshm_hostile::end::{End, NEVER, event};
 
 /// What a writer says, to whoever reads.
 const GREETING: &[u8] = b"an honest greeting";
@@ -48,8 +44,7 @@ fn main() -> Result<(), Error> {
 
 /// Opens and uses an end again and again, until it can't be opened, and says how each use ended.
 fn keep(end: &End, use_it: impl Fn(&Open) -> Result<Error, Error>) {
-    let open = Open::new().timeout(NEVER);
-    let options = end.peers.iter().fold(open, |open, peer| open.peer(peer));
+    let options = end.open(NEVER);
     loop {
         let (name, why) = match use_it(&options) {
             Ok(why) => ("ended", why),

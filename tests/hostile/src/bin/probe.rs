@@ -51,8 +51,7 @@ enum Suite {
 
 impl Args {
     fn options(&self, end: &End) -> Open {
-        let open = Open::new().timeout(Duration::from_millis(self.open_ms));
-        let open = end.peers.iter().fold(open, |open, peer| open.peer(peer));
+        let open = end.open(Duration::from_millis(self.open_ms));
         match self.integrity {
             None => open,
             Some(Suite::Crc32c) => open.integrity(Integrity::Crc32c),

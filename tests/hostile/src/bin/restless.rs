@@ -6,15 +6,11 @@
 
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 use sivshm::{Channel, Error, Identity, Open, Session, Wait};
-use sivshm_hostile::end::event;
-
-/// Time limit of every wait: no test takes as long.
-const NEVER: Duration = Duration::from_secs(3600);
+use sivshm_hostile::end::{NEVER, event};
 
 /// Bytes of a region's message: several pages, and some of one.
 const REGION_BYTES: usize = 48 * 1024 + 8;
