@@ -13,13 +13,16 @@ use serde_json::Value;
 use crate::artifacts::{ARTIFACTS_VARIABLE, Artifacts};
 use crate::guest::Image;
 use crate::process::{Process, output_of};
-use crate::vm::accelerator;
+use crate::vm::{accelerator, machine};
 
 /// Word of the kernel's command line by which a test knows that the host is there for it alone.
 const MARK: &str = "sivshm.own-host";
 
 /// Memory in MiB: the programs twice, packed and unpacked, and what a deployment copies of them.
 const MEMORY_MIB: u32 = 1024;
+
+/// Processors: a service and a device process do something at the same time.
+const CPUS: u32 = 2;
 
 /// Longest time for a host to switch itself off.
 const OFF_LIMIT: Duration = Duration::from_secs(60);
@@ -162,13 +165,9 @@ fn command(artifacts: &Artifacts, kernel: &Path, initramfs: &Path) -> Result<Com
         "kvm" => ("kvm", "host"),
         _ => ("tcg,thread=multi", "max,-cx16"),
     };
-    command.args(["-M", "q35", "-accel", accelerator, "-cpu", cpu]);
-    command.args(["-m", &MEMORY_MIB.to_string(), "-smp", "2", "-nodefaults"]);
-    command.args(["-no-user-config", "-no-reboot", "-display", "none"]);
-    command.args(["-serial", "stdio"]);
+    machine(&mut command, MEMORY_MIB, CPUS, MARK);
+    command.args(["-accel", accelerator, "-cpu", cpu]);
     command.arg("-kernel").arg(kernel);
     command.arg("-initrd").arg(initramfs);
-    let line = format!("console=ttyS0 panic=-1 quiet loglevel=3 {MARK}");
-    command.args(["-append", &line]);
     Ok(command)
 }

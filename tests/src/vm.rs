@@ -1,6 +1,7 @@
 //! Guests under QEMU, started through `sivshm run` as an operator starts them.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -77,33 +78,23 @@ impl Guest {
                 .arg(format!("input={}", disk.display()));
         }
         command.arg("--").arg(&vm.qemu);
-        command.args([
-            "-M",
-            "q35",
-            "-m",
-            &MEMORY_MIB.to_string(),
-            "-smp",
-            &self.cpus.to_string(),
-        ]);
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
-        command.args([
-            "-serial", "stdio", "-kernel", "{kernel}", "-initrd", "{initrd}",
-        ]);
-        command.arg("-append").arg(format!(
-            "console=ttyS0 panic=-1 quiet loglevel=3 {}",
-            self.kernel_args
-        ));
+        machine(&mut command, MEMORY_MIB, self.cpus, &self.kernel_args);
+        command.args(["-kernel", "{kernel}", "-initrd", "{initrd}"]);
         command.args(&self.qemu_args);
         Ok(Vm {
             process: Process::start_listening(&self.vm, command)?,
         })
     }
+}
+
+/// Adds QEMU's arguments for a machine that has nothing but a console, which is QEMU's own input and
+/// output, and whose kernel gets these words beyond those that it needs for that.
+pub(crate) fn machine(command: &mut Command, memory_mib: u32, cpus: u32, kernel_args: &str) {
+    command.args(["-M", "q35", "-m", &memory_mib.to_string()]);
+    command.args(["-smp", &cpus.to_string(), "-nodefaults", "-no-user-config"]);
+    command.args(["-no-reboot", "-display", "none", "-serial", "stdio"]);
+    let line = format!("console=ttyS0 panic=-1 quiet loglevel=3 {kernel_args}");
+    command.args(["-append", &line]);
 }
 
 /// A running guest. Dropping it ends its VMM.
