@@ -8,7 +8,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::time::{Duration, Instant, SystemTime};
 
-    use anyhow::{Context as _, Result, bail};
+    use anyhow::{Context as _, Result};
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::{Pid, geteuid};
     use serde_json::Value;
@@ -20,6 +20,7 @@ mod tests {
     use sivshm_tests::input;
     use sivshm_tests::job::Job;
     use sivshm_tests::process::{Process, output_of};
+    use sivshm_tests::service::{self, vm};
 
     /// Longest time for anything here that is waited for.
     const LIMIT: Duration = Duration::from_secs(60);
@@ -65,35 +66,15 @@ mod tests {
         status["vms"].as_array().map_or(&[], Vec::as_slice)
     }
 
-    fn vm<'a>(status: &'a Value, name: &str) -> &'a Value {
-        let found = vms(status).iter().find(|vm| vm["name"] == name);
-        found.unwrap_or(&Value::Null)
-    }
-
     /// State of a channel at a VM's end.
     fn channel<'a>(status: &'a Value, of: &str, name: &str) -> &'a str {
-        let channels = vm(status, of)["device"]["channels"].as_array();
-        let found = channels
-            .into_iter()
-            .flatten()
-            .find(|channel| channel["name"] == name);
-        found
-            .and_then(|channel| channel["state"].as_str())
-            .unwrap_or("unknown")
+        let found = &service::channel(status, of, name)["state"];
+        found.as_str().unwrap_or("unknown")
     }
 
     /// Asks for the status until it is as wanted.
     fn wait_status(deployment: &Deployment, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let status = deployment.status()?;
-            if wanted(&status) {
-                return Ok(status);
-            }
-            if Instant::now() >= deadline {
-                bail!("the status does not become as wanted: {status:#}");
-            }
-        }
+        service::wait_status(deployment, "what is wanted", LIMIT, wanted)
     }
 
     /// Every process that the status names.

@@ -18,6 +18,7 @@ mod tests {
     use sivshm_tests::guest::Image;
     use sivshm_tests::job::{BOOT_LIMIT, SERVICE_USER};
     use sivshm_tests::process::{Process, output_of};
+    use sivshm_tests::service;
     use sivshm_tests::siege;
     use sivshm_tests::vm::{Guest, Vm};
 
@@ -96,17 +97,10 @@ finish $?"
         vm: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        let deadline = Instant::now() + NOTICED_WITHIN;
-        loop {
-            let status = deployment.status()?;
-            let vms = status.get("vms").and_then(Value::as_array);
-            let found = vms.into_iter().flatten().find(|entry| entry["name"] == vm);
-            let found = found.context("no such VM")?;
-            if wanted(found) {
-                return Ok(found.clone());
-            }
-            ensure!(Instant::now() < deadline, "{vm} stays so: {found}");
-        }
+        let entry = |status: &Value| service::vm(status, vm).clone();
+        let wanted = |status: &Value| wanted(&entry(status));
+        let status = service::wait_status(deployment, vm, NOTICED_WITHIN, wanted)?;
+        Ok(entry(&status))
     }
 
     fn contained(entry: &Value) -> Option<bool> {
