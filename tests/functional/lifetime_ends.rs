@@ -15,7 +15,7 @@ use sivshm_tests::deployment::Deployment;
 use sivshm_tests::process::output_of;
 use sivshm_tests::service::{SERVICE_LIMIT, channel, grants, wait_status};
 
-use crate::lifetime_service::{AB, CLEAN_WITHIN, Service, TWO, policy, up};
+use crate::lifetime_service::{AB, CLEAN_WITHIN, READER, Service, TWO, policy, start, up};
 
 pub const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -79,7 +79,7 @@ fn the_operator_revokes_a_channel() {
         gamma.undisturbed("ag")?;
         // A new session gets the reason, and nothing else.
         drop(beta);
-        let mut beta = Service::start(&deployment, "beta", &["--reads=ab=alpha/app"])?;
+        let mut beta = start(&deployment, READER)?;
         let failed = beta.next("failed", "ab")?;
         assert_eq!(
             (&failed["kind"], &failed["reason"]),
@@ -112,24 +112,27 @@ fn a_service_is_put_on_the_revocation_list() {
         gamma.undisturbed("ag")?;
         drop(beta);
         // With the SVID of before it does not even try; with a new one all is well.
-        let mut beta = Service::start(&deployment, "beta", &["--reads=ab=alpha/app"])?;
-        let failed = beta.next("failed", "")?;
-        assert_eq!(failed["kind"], "identity", "{failed}");
-        assert!(
-            failed["reason"].to_string().contains("revocation list"),
-            "{failed}"
-        );
-        assert!(beta.process.finish(SERVICE_LIMIT)?.success());
+        does_not_try(&deployment, "revocation list")?;
         let out = deployment.services_dir("beta");
         let issue = ["issue", "--dir", "ca", "service", "beta", "app", "--out"];
         output_of(ca().args(issue).arg(out))?;
-        let mut beta = Service::start(&deployment, "beta", &["--reads=ab=alpha/app"])?;
+        let mut beta = start(&deployment, READER)?;
         // The writer has been there all the time.
         assert_eq!(alpha.opened("ab")?, beta.opened("ab")?);
         beta.flows("ab")?;
         deployment.down()
     };
     run().unwrap();
+}
+
+/// Beta's service starts with an SVID that it does not even show.
+fn does_not_try(deployment: &Deployment, reason: &str) -> Result<()> {
+    let mut beta = start(deployment, READER)?;
+    let failed = beta.next("failed", "")?;
+    assert_eq!(failed["kind"], "identity", "{failed}");
+    assert!(failed["reason"].to_string().contains(reason), "{failed}");
+    assert!(beta.process.finish(SERVICE_LIMIT)?.success());
+    Ok(())
 }
 
 /// Puts another CA in the deployment's place, which reaches back so far, and gives every party a new
@@ -200,16 +203,9 @@ fn the_svid_of_a_service_runs_out() {
         alpha.undisturbed("ag")?;
         gamma.undisturbed("ag")?;
         drop(beta);
-        let mut beta = Service::start(&deployment, "beta", &["--reads=ab=alpha/app"])?;
-        let failed = beta.next("failed", "")?;
-        assert_eq!(failed["kind"], "identity", "{failed}");
-        assert!(
-            failed["reason"].to_string().contains("has expired"),
-            "{failed}"
-        );
-        assert!(beta.process.finish(SERVICE_LIMIT)?.success());
+        does_not_try(&deployment, "has expired")?;
         issue(&deployment, &mut ca, "beta", HOUR, SystemTime::now())?;
-        let mut beta = Service::start(&deployment, "beta", &["--reads=ab=alpha/app"])?;
+        let mut beta = start(&deployment, READER)?;
         // The writer has been there all the time.
         assert_eq!(alpha.opened("ab")?, beta.opened("ab")?);
         deployment.down()
