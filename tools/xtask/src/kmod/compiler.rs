@@ -25,7 +25,7 @@ pub struct Compiler {
 /// Where compiled `core` is.
 pub struct Core {
     folder: PathBuf,
-    library: PathBuf,
+    rlib: PathBuf,
 }
 
 impl Compiler {
@@ -140,7 +140,7 @@ impl Compiler {
     pub fn core(&self, cache: &Path, out: &Path) -> Result<Core, KmodError> {
         let core = Core {
             folder: cache.to_owned(),
-            library: cache.join("libcore.rlib"),
+            rlib: cache.join("libcore.rlib"),
         };
         if cache.join("libcompiler_builtins.rlib").exists() {
             return Ok(core);
@@ -155,7 +155,7 @@ impl Compiler {
                 "--cap-lints=allow",
             ])
             .args(["--sysroot=/nonexistent", "-o"])
-            .arg(&core.library)
+            .arg(&core.rlib)
             .arg(source.join("core/src/lib.rs")))?;
         // rustc asks every crate for it; the kernel has no use for what is in the real one.
         let empty = cache.join("compiler_builtins.rs");
@@ -238,7 +238,7 @@ impl Compiler {
         }
         ld.arg("-o").arg(kbuild.join("gate.o_shipped")).arg(&object);
         ld.args([gate, ring, abi].map(|name| kbuild.join(format!("lib{name}.rlib"))));
-        run(ld.arg(&core.library))?;
+        run(ld.arg(&core.rlib))?;
         Ok(())
     }
 }
